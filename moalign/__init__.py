@@ -1,0 +1,1 @@
+"""Multi-objective alignment of language models: training, dynamic weights, Pareto search."""

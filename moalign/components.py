@@ -1,0 +1,449 @@
+"""What a plugin author subclasses: one base class per kind of component. No torch at import.
+
+A component is a class with a kebab-case ``name``, a docstring that is its documentation page, and
+a constructor whose keyword arguments *are* its options: the host checks a study's values against
+the type hints before it calls it. Built-in components have no privileges.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tokenizers import Tokenizer
+    from torch import Tensor
+    from torch.nn import Module
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from moalign.types import (
+        Batch,
+        Demonstration,
+        History,
+        Objective,
+        Prompt,
+        Proposal,
+        ResponseScores,
+        Rows,
+        SegmentTask,
+        Step,
+        Weights,
+        WorkerEvent,
+    )
+
+
+def _checked_preference(value: dict[str, float]) -> dict[str, float]:
+    for name, weight in value.items():
+        if not math.isfinite(weight) or weight < 0:
+            raise ValueError(f"the weight of {name!r} must be finite and >= 0; found {weight}")
+    if sum(value.values()) <= 0:
+        raise ValueError("at least one weight must be > 0; all are 0")
+    return value
+
+
+Preference = Annotated[dict[str, float], AfterValidator(_checked_preference)]
+"""Weights by objective name: finite, non-negative, not all zero; the host divides by their sum."""
+
+
+class Component(ABC):
+    """Root of all components.
+
+    Attributes:
+        kind: what it is; set by the base class of the kind.
+        name: kebab-case, unique within its kind.
+    """
+
+    kind: ClassVar[str]
+    name: ClassVar[str]
+
+
+class Stateful(Component):
+    """A component that may learn or remember; its state is part of every checkpoint.
+
+    After ``b.load_state_dict(a.state_dict())`` the two must behave alike, bit for bit.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state: tensors, numbers, text, and lists and dicts of these."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state that :meth:`state_dict` returned."""
+        if state:
+            raise ValueError(f"{self.kind} {self.name} keeps no state, but was given {list(state)}")
+
+
+class Task(Component):
+    """Prompts with references; may offer demonstrations and a tokenizer for scratch policies."""
+
+    kind: ClassVar[str] = "task"
+
+    @abstractmethod
+    def prompts(self) -> Sequence[Prompt]:
+        """Return all prompts. Deterministic; the same ones at every call.
+
+        Raises:
+            moalign.errors.DataError: if a file is missing, malformed or empty.
+        """
+
+    def demonstrations(self, seed: int) -> Sequence[Demonstration]:
+        """Return completions to imitate, from the train split only; empty if there are none."""
+        return ()
+
+    def tokenizer(self) -> Tokenizer | None:
+        """Return a tokenizer for a policy built from scratch; None lets the policy train one.
+
+        It must know the special tokens ``<pad>``, ``<bos>``, ``<sep>`` and ``<eos>``.
+        """
+        return None
+
+    def surface(self, prompt: Prompt, text: str) -> str:
+        """Return what people and text rewards read for a completion as the model wrote it."""
+        return text
+
+    def parse(self, text: str) -> Prompt:
+        """Return the prompt for what a person typed.
+
+        Raises:
+            moalign.errors.DataError: if the task cannot read it; the message shows an example.
+        """
+        from moalign.types import Prompt
+
+        return Prompt(id="typed", text=text)
+
+    def facts(self) -> Mapping[str, Any]:
+        """Return what loading found (rows used and skipped, units per split), for the report."""
+        return {}
+
+
+class Reward(Stateful):
+    """Scores completions; higher is better, always.
+
+    Attributes:
+        range: (lo, hi) of its values, the default bounds of an objective; None if unbounded.
+        outputs: names of its outputs; empty for a reward with one.
+        needs: what it reads beside texts and prompts: ``logprobs``, ``ref_logprobs``, ``hidden``,
+            or ``field:NAME`` for a field of the prompts.
+    """
+
+    kind: ClassVar[str] = "reward"
+    range: tuple[float, float] | None = None
+    outputs: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def score(self, batch: Batch) -> RewardValues | Awaitable[RewardValues]:
+        """Score every row of a batch; it sees whole groups.
+
+        Returns:
+            B numbers (a list, array or tensor), or a [B, T] tensor of per-token rewards whose sum
+            is the score, or one of these per output by name. NaN: the objective does not apply.
+            May be a coroutine; those of one step are awaited together.
+        """
+
+
+RewardValues = Any
+"""A sequence of B numbers, a tensor [B] or [B, T], or a mapping from output to one of these."""
+
+
+class Weighting(Stateful):
+    """Turns what is known about the objectives at a step into weights.
+
+    A weighting with a constructor argument ``preference: Preference | None = None`` has a
+    preference: the host completes and normalises it and passes it as ``step.preference_K``.
+
+    Attributes:
+        needs: what it asks of the step: ``gram``, ``steer`` (evaluation on the steer split or a
+            probe row), ``prompt_features``, ``losses``.
+        declares: ``signed`` if weights may be negative, ``unnormalised`` if they do not sum to 1.
+    """
+
+    kind: ClassVar[str] = "weighting"
+    needs: ClassVar[frozenset[str]] = frozenset()
+    declares: ClassVar[frozenset[str]] = frozenset()
+
+    def check(self, objectives: Sequence[Objective]) -> None:
+        """Check the options against the study's training objectives, before any training.
+
+        Raises:
+            moalign.errors.OptionError: naming the option, what was found and what is allowed.
+        """
+        return
+
+    @abstractmethod
+    def weigh(self, step: Step) -> Weights | ResponseScores:
+        """Return the weights for this step's batch.
+
+        Plain maths on small tensors: no logging, no model. What it learns from this step may
+        change its state.
+        """
+
+    def update_minibatch(self, step: Step) -> Weights | None:
+        """Return new weights before each mini-batch update; None keeps those of :meth:`weigh`."""
+        return None
+
+
+class Optimizer(Stateful):
+    """Turns weighted advantages, or preference pairs and weights, into a policy loss.
+
+    Attributes:
+        learns_from: what it needs: rollouts, pairs, or both.
+        needs: what its loss reads beside old log-probabilities: ``ref_logprobs``.
+        min_group: fewest completions per prompt that make sense.
+        epochs: passes over each rollout.
+    """
+
+    kind: ClassVar[str] = "optimizer"
+    learns_from: ClassVar[Literal["rollouts", "pairs", "both"]] = "rollouts"
+    needs: frozenset[str] = frozenset()
+    min_group: ClassVar[int] = 1
+    epochs: int = 1
+
+    def advantages(self, scores_PGK: Tensor, batch: Batch) -> Tensor:
+        """Return advantages per objective.
+
+        Every objective is treated on its own: column k depends on column k only, and permuting
+        the objectives permutes the result. NaN scores get advantage 0 and no influence.
+
+        Returns:
+            [B, 1, K], or [B, T, K] if they depend on the token; float32, finite.
+        """
+        raise NotImplementedError(f"optimizer {self.name} does not learn from rollouts")
+
+    def loss(
+        self, logprobs_BT: Tensor, rows: Rows, advantages_BT: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of some rows (to be minimised) and metrics.
+
+        Args:
+            logprobs_BT: of the tokens under the policy that is trained; 0 on padding.
+            rows: masks, old log-probabilities and the totals to divide by.
+            advantages_BT: combined; [B, T], or [B, 1].
+
+        Returns:
+            the rows' share of the mini-batch's loss, and shares of metrics; both add up.
+        """
+        raise NotImplementedError(f"optimizer {self.name} does not learn from rollouts")
+
+    def modules(self) -> Mapping[str, Module]:
+        """Return modules it owns (value heads): trained and checkpointed, never weighted."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Completions:
+    """What a rollout returns.
+
+    Attributes:
+        ids_BT: int64, right-padded with ``pad_id``; the end token is kept.
+        mask_BT: float32, 1.0 on completion tokens, the end token included.
+        finished_B: bool, False where the token limit cut it off.
+    """
+
+    ids_BT: Tensor
+    mask_BT: Tensor
+    finished_B: Tensor
+
+
+class Rollout(Component):
+    """Produces completions; a stateless engine.
+
+    Attributes:
+        max_tokens: limit per completion, end token included.
+    """
+
+    kind: ClassVar[str] = "rollout"
+    max_tokens: int
+
+    @abstractmethod
+    def generate(
+        self,
+        model: PreTrainedModel,
+        prompt_ids_P: Sequence[Sequence[int]],
+        *,
+        group: int,
+        seeds_B: Sequence[int],
+        end_ids: frozenset[int],
+        pad_id: int,
+    ) -> Completions:
+        """Sample ``group`` completions per prompt.
+
+        A row's completion depends on the model, its prompt and its seed only, not on the other
+        rows, so that comparisons are paired.
+        """
+
+
+@dataclass(frozen=True)
+class LoadedPolicy:
+    """A model with what is needed to talk to it.
+
+    Attributes:
+        model: a causal language model, on CPU in its stored dtype.
+        tokenizer: its tokenizer.
+        render: token ids of a prompt under a condition (weights by objective, or None).
+        end_ids: tokens that end a completion.
+        pad_id: token that fills right padding.
+        speaks: one or two sentences for the model card: what the bare model reads and writes.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    render: Callable[[Prompt, Mapping[str, float] | None], list[int]]
+    end_ids: frozenset[int]
+    pad_id: int
+    speaks: str = ""
+
+
+class PolicySource(Component):
+    """Where the study's base policy comes from.
+
+    Attributes:
+        condition: ``"weights"`` if the policy reads the weights in its prompt, else ``"none"``.
+    """
+
+    kind: ClassVar[str] = "policy"
+    condition: Literal["none", "weights"] = "none"
+
+    @abstractmethod
+    def recipe(self, task: Task, seed: int, objectives: Sequence[str]) -> Mapping[str, Any]:
+        """Return everything the base policy depends on, as plain data; its hash names the cache."""
+
+    @abstractmethod
+    def build(
+        self,
+        task: Task,
+        seed: int,
+        objectives: Sequence[str],
+        folder: Path,
+        progress: Callable[[float, str], None],
+    ) -> None:
+        """Write the base policy to ``folder`` (safetensors, config, tokenizer). Deterministic.
+
+        Args:
+            task: gives demonstrations and possibly a tokenizer.
+            seed: the study's seed.
+            objectives: the names a condition may mention.
+            folder: exists and is empty.
+            progress: call with the share done in [0, 1] and a few words.
+        """
+
+    @abstractmethod
+    def load(self, folder: Path, objectives: Sequence[str]) -> LoadedPolicy:
+        """Load what :meth:`build` wrote, ready to train (with LoRA: the adapter attached)."""
+
+
+class Strategy(Component):
+    """Proposes trials: a function of the history and a seed, without memory.
+
+    Attributes:
+        corners_first: True if the host proposes the near-corners and the centre of each simplex
+            before it asks the strategy.
+    """
+
+    kind: ClassVar[str] = "strategy"
+    corners_first: ClassVar[bool] = True
+
+    def check(self, history: History) -> None:
+        """Check that the space can be searched this way, before any training.
+
+        Raises:
+            moalign.errors.OptionError: naming the path, what was found and what is allowed.
+        """
+        return
+
+    @abstractmethod
+    def propose(self, history: History, n: int, seed: int) -> list[Proposal]:
+        """Return at most ``n`` proposals; fewer only if the space is exhausted.
+
+        Equal arguments give equal proposals.
+        """
+
+
+class Executor(Component):
+    """Runs segments: in this process, in worker processes, on a cluster."""
+
+    kind: ClassVar[str] = "executor"
+    workers: int
+
+    @abstractmethod
+    def open(self, segment: SegmentFunction) -> None:
+        """Get ready to run ``segment``, a module-level function that any process can import."""
+
+    @abstractmethod
+    def submit(self, task: SegmentTask) -> None:
+        """Queue a segment; returns at once. A worker keeps a trial in memory between segments."""
+
+    @abstractmethod
+    def wait(self, seconds: float) -> list[WorkerEvent]:
+        """Return what happened, waiting up to ``seconds`` if nothing has."""
+
+    @abstractmethod
+    def forget(self, trial: int) -> None:
+        """Let go of what a worker keeps of a trial."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop all workers; safe to call twice."""
+
+
+SegmentFunction = Any
+"""``segment(task: SegmentTask, emit: Callable[[StepEvent], None], cache: dict) -> Path``."""
+
+
+class Tracker(Component):
+    """Writes what happens somewhere else: implements announce hooks of :mod:`moalign.hookspecs`.
+
+    The driver calls it from one thread; a tracker that raises is reported and does not stop
+    training. It must not read back what it wrote.
+    """
+
+    kind: ClassVar[str] = "tracker"
+
+    def flush(self) -> None:
+        """Write everything that is queued."""
+        return
+
+    def close(self) -> None:
+        """Flush and let go of resources; safe to call twice."""
+        return
+
+
+KINDS: tuple[type[Component], ...] = (
+    Task,
+    Reward,
+    Weighting,
+    Optimizer,
+    Rollout,
+    PolicySource,
+    Strategy,
+    Executor,
+    Tracker,
+)
+"""Every kind of component, in the order in which a study meets them."""
+
+__all__ = [
+    "KINDS",
+    "Completions",
+    "Component",
+    "Executor",
+    "LoadedPolicy",
+    "Optimizer",
+    "PolicySource",
+    "Preference",
+    "Reward",
+    "RewardValues",
+    "Rollout",
+    "SegmentFunction",
+    "Stateful",
+    "Strategy",
+    "Task",
+    "Tracker",
+    "Weighting",
+]

@@ -1,1 +1,118 @@
-"""Multi-objective alignment of language models: training, dynamic weights, Pareto search."""
+"""moalign: multi-objective alignment of language models.
+
+A plugin file needs nothing but this module::
+
+    from moalign import Step, Weighting, Weights, hookimpl
+
+The command line is ``moalign``; see ``moalign --help``.
+"""
+
+from __future__ import annotations
+
+from moalign.components import (
+    Completions,
+    Component,
+    Executor,
+    LoadedPolicy,
+    Optimizer,
+    PolicySource,
+    Preference,
+    Reward,
+    Rollout,
+    Stateful,
+    Strategy,
+    Task,
+    Tracker,
+    Weighting,
+)
+from moalign.errors import (
+    ContractError,
+    DataError,
+    MoalignError,
+    NonFiniteError,
+    OptionError,
+    PluginError,
+    RecordError,
+    StudyError,
+    nearest,
+)
+from moalign.hookspecs import hookimpl
+from moalign.types import (
+    Batch,
+    Choice,
+    Cost,
+    Demonstration,
+    Evaluation,
+    FloatRange,
+    History,
+    IntRange,
+    Objective,
+    Observation,
+    Parameter,
+    Prompt,
+    Proposal,
+    ResponseScores,
+    Rows,
+    SegmentDone,
+    SegmentFailed,
+    SegmentTask,
+    Simplex,
+    Start,
+    Step,
+    StepEvent,
+    Weights,
+    WorkerEvent,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "Choice",
+    "Completions",
+    "Component",
+    "ContractError",
+    "Cost",
+    "DataError",
+    "Demonstration",
+    "Evaluation",
+    "Executor",
+    "FloatRange",
+    "History",
+    "IntRange",
+    "LoadedPolicy",
+    "MoalignError",
+    "NonFiniteError",
+    "Objective",
+    "Observation",
+    "Optimizer",
+    "OptionError",
+    "Parameter",
+    "PluginError",
+    "PolicySource",
+    "Preference",
+    "Prompt",
+    "Proposal",
+    "RecordError",
+    "ResponseScores",
+    "Reward",
+    "Rollout",
+    "Rows",
+    "SegmentDone",
+    "SegmentFailed",
+    "SegmentTask",
+    "Simplex",
+    "Start",
+    "Stateful",
+    "Step",
+    "StepEvent",
+    "Strategy",
+    "StudyError",
+    "Task",
+    "Tracker",
+    "Weighting",
+    "Weights",
+    "WorkerEvent",
+    "hookimpl",
+    "nearest",
+]

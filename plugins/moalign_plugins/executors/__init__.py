@@ -1,0 +1,1 @@
+"""The executors that moalign ships; one file each."""

@@ -1,0 +1,1 @@
+"""The optimizers that moalign ships; one file each."""

@@ -1,0 +1,1 @@
+"""The policies that moalign ships; one file each."""

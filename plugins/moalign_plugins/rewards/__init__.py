@@ -1,0 +1,1 @@
+"""The rewards that moalign ships; one file each."""

@@ -1,0 +1,1 @@
+"""The rollouts that moalign ships; one file each."""

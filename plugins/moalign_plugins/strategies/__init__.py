@@ -1,0 +1,1 @@
+"""The strategies that moalign ships; one file each."""

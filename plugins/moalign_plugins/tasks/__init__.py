@@ -1,0 +1,1 @@
+"""The tasks that moalign ships; one file each."""

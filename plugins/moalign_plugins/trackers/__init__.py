@@ -1,0 +1,1 @@
+"""The trackers that moalign ships; one file each."""

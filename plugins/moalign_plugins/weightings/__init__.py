@@ -1,0 +1,1 @@
+"""The weightings that moalign ships; one file each."""

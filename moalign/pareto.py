@@ -1,0 +1,536 @@
+"""Dominance, fronts, and the numbers that describe a front: pure functions of points.
+
+Every objective is maximised. Shapes: N points, K objectives (the last axis), W preferences,
+Z points of a reference front. A row that holds a NaN was not measured in full: it is on no front
+and adds nothing to any number. Infinite values are refused. Wrong input raises ValueError.
+
+Axes are used as they come. Where units matter (`utility` and all below it in this list:
+`expected_utility`, `max_utility_loss`, `r2`, `igd`, `igd_plus`, `additive_epsilon`, `sparsity`,
+`hypervolume`), pass `normalise`d values. Dominance, crowding and the knee do not depend on units.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "additive_epsilon",
+    "coverage",
+    "crowding_distance",
+    "dominance_ranks",
+    "expected_utility",
+    "hypervolume",
+    "hypervolume_contributions",
+    "igd",
+    "igd_plus",
+    "is_nondominated",
+    "knee",
+    "max_utility_loss",
+    "normalise",
+    "r2",
+    "sparsity",
+    "utility",
+]
+
+Floats = NDArray[np.float64]
+
+
+def is_nondominated(values_NK: ArrayLike) -> NDArray[np.bool_]:
+    """Mark the points that no other point dominates.
+
+    A dominates B if A is at least as good in every objective and better in one. Of equal points
+    only the first is marked, so the marked rows are the front, each of its points once.
+
+    Args:
+        values_NK: points, higher is better; rows with a NaN are never marked.
+
+    Returns:
+        bool [N].
+
+    Source: Kung, Luccio, Preparata 1975, as implemented in moocore.
+    """
+    import moocore
+
+    points = _points(values_NK)
+    front = _complete(points)
+    front[front] = moocore.is_nondominated(points[front], maximise=True)
+    return front
+
+
+def dominance_ranks(values_NK: ArrayLike) -> NDArray[np.int64]:
+    """Sort the points into successive fronts; rank 0 is the front.
+
+    Rank r is the front of what is left without the ranks below r. Equal points share a rank (so
+    rank 0 can hold more rows than `is_nondominated` marks). Rows with a NaN share a rank of their
+    own behind all others.
+
+    Args:
+        values_NK: points, higher is better.
+
+    Returns:
+        int [N], from 0.
+
+    Source: non-dominated sorting, Deb et al. 2002 (NSGA-II), as implemented in moocore.
+    """
+    import moocore
+
+    points = _points(values_NK)
+    complete = _complete(points)
+    ranks = np.zeros(len(points), dtype=np.int64)
+    if complete.any():
+        ranks[complete] = moocore.pareto_rank(points[complete], maximise=True)
+        ranks[~complete] = ranks.max() + 1
+    return ranks
+
+
+def normalise(values_NK: ArrayLike, bounds_K2: ArrayLike) -> Floats:
+    """Map each objective linearly so that its lower bound is 0 and its upper bound is 1.
+
+    Values outside the bounds are kept, not clipped.
+
+    Args:
+        values_NK: values with any leading axes; NaN stays NaN.
+        bounds_K2: (low, high) per objective, finite, low < high.
+
+    Returns:
+        Array of the same shape, without a unit.
+
+    Source: moalign's own convention; the study fixes the bounds, so fronts stay comparable.
+    """
+    values = np.asarray(values_NK, dtype=np.float64)
+    bounds = np.asarray(bounds_K2, dtype=np.float64)
+    if bounds.ndim != 2 or bounds.shape[1] != 2:
+        raise ValueError(
+            f"bounds_K2 must have shape (objectives, 2); found {bounds.shape}. "
+            "Give one [low, high] per objective."
+        )
+    low, high = bounds.T
+    if not np.isfinite(bounds).all() or not (low < high).all():
+        raise ValueError(f"bounds_K2 must be finite with low < high; found {bounds.tolist()}.")
+    if values.ndim == 0 or values.shape[-1] != len(bounds):
+        raise ValueError(
+            f"values must have {len(bounds)} objectives on the last axis, as the bounds have; "
+            f"found shape {values.shape}."
+        )
+    unit: Floats = (values - low) / (high - low)
+    return unit
+
+
+def hypervolume(values_NK: ArrayLike, reference_K: ArrayLike) -> float:
+    """Measure the volume between the reference and the points: what at least one dominates.
+
+    Points are clipped at the reference first, so a point below it in any objective adds nothing
+    (and never a negative volume). Exact; an empty front has volume 0.
+
+    Args:
+        values_NK: points, higher is better.
+        reference_K: the corner the volume is measured from.
+
+    Returns:
+        Volume >= 0 in the product of the objectives' units.
+
+    Source: Zitzler and Thiele 1999; Guerreiro and Fonseca 2017 (HV3D+, HV4D+), in moocore.
+    """
+    import moocore
+
+    reference = _vector(reference_K, "reference_K")
+    points = _points(values_NK, objectives=len(reference))
+    points = np.maximum(points[_complete(points)], reference)
+    if not len(points):
+        return 0.0
+    return float(moocore.hypervolume(points, ref=reference, maximise=True))
+
+
+def hypervolume_contributions(values_NK: ArrayLike, reference_K: ArrayLike) -> Floats:
+    """Say how much hypervolume is lost if one point is taken away, for each point.
+
+    A dominated point contributes 0, and so does each of two equal points. A dominated point also
+    lowers the contribution of a point that alone covers it: to compare the points of a front,
+    pass that front only.
+
+    Args:
+        values_NK: points, higher is better.
+        reference_K: as in `hypervolume`.
+
+    Returns:
+        float [N], each >= 0.
+
+    Source: exclusive hypervolume, Emmerich et al. 2005 (SMS-EMOA).
+    """
+    reference = _vector(reference_K, "reference_K")
+    points = _points(values_NK, objectives=len(reference))
+    contributions = np.zeros(len(points))
+    total = hypervolume(points, reference)
+    for i in np.flatnonzero(is_nondominated(points)):
+        rest = hypervolume(np.delete(points, i, axis=0), reference)
+        contributions[i] = max(total - rest, 0.0)
+    return contributions
+
+
+def crowding_distance(values_NK: ArrayLike) -> Floats:
+    """Measure how far a point's neighbours are apart, summed over the objectives.
+
+    sum_k (next_k - previous_k) / (max_k - min_k) over the points sorted by objective k. The first
+    and the last point of each objective get infinity. An objective without spread adds nothing.
+    Points that tie in objective k are ordered by the objectives after it, so the order of the
+    rows does not matter. A repeated row (all but its first) and a row with a NaN get 0: keeping
+    them keeps nothing. A single point gets infinity.
+
+    Args:
+        values_NK: points of one front (or of one rank); nothing is removed for being dominated.
+
+    Returns:
+        float [N] in [0, K] or infinity; higher means lonelier.
+
+    Source: Deb et al. 2002 (NSGA-II); C-MORL, arXiv 2410.02236, which picks the points to extend
+    by it and divides by 0 if an objective is constant.
+    """
+    points = _points(values_NK)
+    distance = np.zeros(len(points))
+    complete = np.flatnonzero(_complete(points))
+    distinct = complete[np.sort(np.unique(points[complete], axis=0, return_index=True)[1])]
+    if len(distinct) == 1:
+        distance[distinct] = np.inf
+    for k in range(points.shape[1]):
+        rolled = np.roll(points[distinct], -k, axis=1)
+        order = distinct[np.lexsort(rolled.T[::-1])]
+        column = points[order, k]
+        if not len(order) or column[0] == column[-1]:
+            continue
+        distance[order[1:-1]] += (column[2:] - column[:-2]) / (column[-1] - column[0])
+        distance[order[[0, -1]]] = np.inf
+    return distance
+
+
+def knee(values_NK: ArrayLike) -> int:
+    """Find the knee of the front: the point that lies farthest beyond its extremes.
+
+    The hyperplane goes through the best point of each objective; the knee is the front point with
+    the largest signed distance from it, towards better values. The choice does not depend on the
+    objectives' units. The rest of the definition is for fronts without a clear knee:
+
+    - Objectives in which the front does not vary are left out; a single point is its own knee.
+    - If the best points span no hyperplane that falls in every objective (three objectives or
+      more: one point is best in two of them), all objectives count equally, each in units of its
+      range on the front.
+    - Equal distances (within 1e-9 of the front's range, as on a straight front): the point whose
+      worst objective, in units of the range, is best; then the first row.
+    - A front that is everywhere hollow has no knee; its farthest points are the extremes, and one
+      of them is returned.
+
+    Args:
+        values_NK: points, higher is better; dominated rows are ignored.
+
+    Returns:
+        Row index into `values_NK`.
+
+    Raises:
+        ValueError: no row is complete.
+
+    Source: Das 1999 (distance from the hull of the individual optima); the fall-back to the
+    ranges is that of NSGA-III, Deb and Jain 2014; the rule for ties is ours.
+    """
+    points = _points(values_NK)
+    rows = np.flatnonzero(is_nondominated(points))
+    front = _front(points, "values_NK")
+    span = np.ptp(front, axis=0)
+    varies = span > 0
+    if not varies.any():
+        return int(rows[0])
+    unit = ((front - front.min(axis=0))[:, varies]) / span[varies]
+    height = unit @ _normal(unit)
+    farthest = height >= height.max() - 1e-9
+    balance = np.where(farthest, unit.min(axis=1), -np.inf)
+    return int(rows[np.argmax(balance)])
+
+
+def utility(values_NK: ArrayLike, preference_K: ArrayLike) -> Floats:
+    """Weight the objectives of each point by one preference.
+
+    Args:
+        values_NK: points, usually `normalise`d.
+        preference_K: non-negative, not all zero; divided by its sum, so (3, 1) is (.75, .25).
+
+    Returns:
+        float [N] in the values' units; NaN for a row with a NaN.
+
+    Source: linear scalarisation.
+    """
+    preference = _preferences(np.asarray(preference_K, dtype=np.float64)[None], "preference_K")[0]
+    utilities: Floats = _points(values_NK, objectives=len(preference)) @ preference
+    return utilities
+
+
+def expected_utility(values_NK: ArrayLike, preferences_WK: ArrayLike) -> float:
+    """Average over the preferences the utility of the point that is best for each.
+
+    Args:
+        values_NK: points, usually `normalise`d.
+        preferences_WK: one preference per row, each as in `utility`.
+
+    Returns:
+        Mean utility, in the values' units; higher is better.
+
+    Raises:
+        ValueError: no row is complete.
+
+    Source: expected utility metric, Zintgraf et al. 2015.
+    """
+    return float(_best_utility(values_NK, preferences_WK, "values_NK").mean())
+
+
+def max_utility_loss(
+    values_NK: ArrayLike, reference_ZK: ArrayLike, preferences_WK: ArrayLike
+) -> float:
+    """Find the largest utility that a person loses by having this front and not the reference.
+
+    Args:
+        values_NK: points of the front that is judged.
+        reference_ZK: points of the reference front.
+        preferences_WK: one preference per row, each as in `utility`.
+
+    Returns:
+        max_w of best reference utility minus best own utility; lower is better, and negative if
+        the front is better for every preference.
+
+    Raises:
+        ValueError: a set has no complete row.
+
+    Source: maximum utility loss, Zintgraf et al. 2015.
+    """
+    wanted = _best_utility(reference_ZK, preferences_WK, "reference_ZK")
+    return float((wanted - _best_utility(values_NK, preferences_WK, "values_NK")).max())
+
+
+def r2(values_NK: ArrayLike, preferences_WK: ArrayLike, ideal_K: ArrayLike) -> float:
+    """Average over the preferences the smallest weighted Chebyshev distance to the ideal.
+
+    Args:
+        values_NK: points, usually `normalise`d.
+        preferences_WK: one preference per row, each as in `utility`.
+        ideal_K: a point that nothing exceeds. A point beyond it counts as nearer than near.
+
+    Returns:
+        mean_w min_f max_k w_k (ideal_k - f_k); lower is better.
+
+    Raises:
+        ValueError: no row is complete.
+
+    Source: Hansen and Jaszkiewicz 1998, the unary R2 of Brockhoff et al. 2012, without the
+    absolute value, so that exceeding the ideal is never punished.
+    """
+    preferences = _preferences(preferences_WK, "preferences_WK")
+    ideal = _vector(ideal_K, "ideal_K")
+    _same_objectives(len(ideal), preferences.shape[1], "preferences_WK")
+    regret_FK = ideal - _front(values_NK, "values_NK", objectives=len(ideal))
+    return float((preferences[:, None] * regret_FK).max(axis=2).min(axis=1).mean())
+
+
+def sparsity(values_NK: ArrayLike) -> float:
+    """Average the squared gaps between neighbours on the front, each objective sorted by itself.
+
+    Lower is better, but a single point scores 0: never report it alone.
+
+    Args:
+        values_NK: points; only the front among them counts, each of its points once.
+
+    Returns:
+        sum_k sum_i (f_k,i+1 - f_k,i)^2 / (points - 1); 0 with fewer than two points.
+
+    Source: PGMORL, Xu et al. 2020.
+    """
+    points = _points(values_NK)
+    front = np.sort(points[is_nondominated(points)], axis=0)
+    if len(front) < 2:
+        return 0.0
+    return float((np.diff(front, axis=0) ** 2).sum() / (len(front) - 1))
+
+
+def igd(values_NK: ArrayLike, reference_ZK: ArrayLike) -> float:
+    """Average the distance from each point of the reference front to the nearest of the points.
+
+    Every complete point counts, dominated ones too, so a worse set can score better: prefer
+    `igd_plus`. Without a known front the reference is a union of what was found; call the result
+    empirical then.
+
+    Args:
+        values_NK: points that are judged.
+        reference_ZK: points of the reference front; only the front among them counts.
+
+    Returns:
+        mean_z min_f ||z - f||_2 >= 0; lower is better.
+
+    Raises:
+        ValueError: a set has no complete row.
+
+    Source: inverted generational distance, Coello and Reyes Sierra 2004.
+    """
+    return float(np.linalg.norm(_gaps(values_NK, reference_ZK), axis=2).min(axis=1).mean())
+
+
+def igd_plus(values_NK: ArrayLike, reference_ZK: ArrayLike) -> float:
+    """Average how far each point of the reference front is from being matched: `igd` of deficits.
+
+    Only what a point lacks counts, not what it has more, so dominated points change nothing.
+
+    Args:
+        values_NK: points that are judged.
+        reference_ZK: points of the reference front; only the front among them counts.
+
+    Returns:
+        mean_z min_f ||max(z - f, 0)||_2 >= 0; lower is better.
+
+    Raises:
+        ValueError: a set has no complete row.
+
+    Source: Ishibuchi et al. 2015.
+    """
+    deficits = np.maximum(_gaps(values_NK, reference_ZK), 0.0)
+    return float(np.linalg.norm(deficits, axis=2).min(axis=1).mean())
+
+
+def additive_epsilon(values_NK: ArrayLike, reference_ZK: ArrayLike) -> float:
+    """Find the smallest shift, the same in every objective, after which all reference is matched.
+
+    Args:
+        values_NK: points that are judged.
+        reference_ZK: points of the reference front.
+
+    Returns:
+        max_z min_f max_k (z_k - f_k); lower is better, at most 0 if nothing is missing.
+
+    Raises:
+        ValueError: a set has no complete row.
+
+    Source: Zitzler et al. 2003.
+    """
+    return float(_gaps(values_NK, reference_ZK).max(axis=2).min(axis=1).max())
+
+
+def coverage(values_NK: ArrayLike, other_MK: ArrayLike) -> float:
+    """Say which share of the other set is matched or dominated by some point of this one.
+
+    Not symmetric: report both directions.
+
+    Args:
+        values_NK: points of the set that covers.
+        other_MK: points of the set that is covered; every complete row counts.
+
+    Returns:
+        Share in [0, 1].
+
+    Raises:
+        ValueError: a set has no complete row.
+
+    Source: C metric, Zitzler and Thiele 1999.
+    """
+    points = _measured(values_NK, "values_NK")
+    other = _measured(other_MK, "other_MK", objectives=points.shape[1])
+    covers_MN: NDArray[np.bool_] = np.all(points >= other[:, None], axis=2)
+    return float(covers_MN.any(axis=1).mean())
+
+
+def _points(
+    values_NK: ArrayLike, name: str = "values_NK", *, objectives: int | None = None
+) -> Floats:
+    """Check a set of points; an empty sequence is a set of none."""
+    points: Floats = np.asarray(values_NK, dtype=np.float64) + 0.0  # one zero: -0.0 becomes 0.0
+    if points.shape == (0,):
+        points = points.reshape(0, objectives or 1)
+    if points.ndim != 2 or points.shape[1] == 0:
+        raise ValueError(
+            f"{name} must have shape (points, objectives); found {points.shape}. "
+            "Give one row per point."
+        )
+    infinite_N = np.isinf(points).any(axis=1)
+    if infinite_N.any():
+        row = int(infinite_N.argmax())
+        raise ValueError(
+            f"{name} holds an infinite value in row {row}; values must be finite, "
+            "or NaN where an objective was not measured."
+        )
+    if objectives is not None:
+        _same_objectives(objectives, points.shape[1], name)
+    return points
+
+
+def _same_objectives(expected: int, found: int, name: str) -> None:
+    if found != expected:
+        raise ValueError(f"{name} must have {expected} objectives; found {found}.")
+
+
+def _complete(points: Floats) -> NDArray[np.bool_]:
+    return np.logical_not(np.isnan(points).any(axis=1))
+
+
+def _measured(values_NK: ArrayLike, name: str, *, objectives: int | None = None) -> Floats:
+    """The complete rows, at least one."""
+    points = _points(values_NK, name, objectives=objectives)
+    points = points[_complete(points)]
+    if not len(points):
+        raise ValueError(f"{name} holds no complete point; at least one row without NaN is needed.")
+    return points
+
+
+def _front(values_NK: ArrayLike, name: str, *, objectives: int | None = None) -> Floats:
+    """The front among the rows, each of its points once, at least one."""
+    points = _measured(values_NK, name, objectives=objectives)
+    return points[is_nondominated(points)]
+
+
+def _gaps(values_NK: ArrayLike, reference_ZK: ArrayLike) -> Floats:
+    """What each point lacks to each point of the reference front: [Z, N, K]."""
+    reference = _front(reference_ZK, "reference_ZK")
+    points = _measured(values_NK, "values_NK", objectives=reference.shape[1])
+    gaps: Floats = reference[:, None] - points
+    return gaps
+
+
+def _vector(values_K: ArrayLike, name: str) -> Floats:
+    vector = np.asarray(values_K, dtype=np.float64)
+    if vector.ndim != 1 or not vector.size or not np.isfinite(vector).all():
+        raise ValueError(
+            f"{name} must be one finite number per objective; found {vector.tolist()}."
+        )
+    return vector
+
+
+def _preferences(preferences_WK: ArrayLike, name: str) -> Floats:
+    """Check the preferences and put each on the simplex."""
+    preferences = np.asarray(preferences_WK, dtype=np.float64)
+    if preferences.ndim != 2 or not preferences.size:
+        raise ValueError(
+            f"{name} must hold one number per objective; found shape {preferences.shape}."
+        )
+    valid_W = np.isfinite(preferences).all(axis=1) & (preferences >= 0).all(axis=1)
+    valid_W &= preferences.any(axis=1)
+    if not valid_W.all():
+        raise ValueError(
+            f"{name} must be finite, non-negative and not all zero; "
+            f"found {preferences[valid_W.argmin()].tolist()}."
+        )
+    simplex: Floats = preferences / preferences.sum(axis=1, keepdims=True)
+    return simplex
+
+
+def _best_utility(values_NK: ArrayLike, preferences_WK: ArrayLike, name: str) -> Floats:
+    """Per preference, the utility of the best point."""
+    preferences = _preferences(preferences_WK, "preferences_WK")
+    points = _measured(values_NK, name, objectives=preferences.shape[1])
+    best: Floats = (points @ preferences.T).max(axis=0)
+    return best
+
+
+def _normal(unit_FK: Floats) -> Floats:
+    """Unit normal of the hyperplane through the best point of each objective."""
+    objectives = unit_FK.shape[1]
+    # Several points can be best in k: the one that is best in the rest as well is the extreme.
+    best = [np.lexsort((unit_FK.sum(axis=1), unit_FK[:, k]))[-1] for k in range(objectives)]
+    extremes = unit_FK[best]
+    normal: Floats = np.ones(objectives)
+    if np.linalg.matrix_rank(extremes) == objectives:
+        through: Floats = np.linalg.inv(extremes).sum(axis=1)  # solves extremes @ through = 1
+        if (through > 1e-9).all():
+            normal = through
+    return normal / float(np.linalg.norm(normal))

@@ -1,0 +1,509 @@
+"""Fronts and front metrics: golden values, closed forms, invariants, brute force."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+
+import moocore
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from moalign import pareto
+
+NAN = float("nan")
+bounded = settings(derandomize=True, max_examples=60, deadline=None, database=None)
+
+
+def grids(max_points=7, max_objectives=4, high=4):
+    """Small integer points: ties, duplicates and dominated points are common, volumes exact."""
+    shape = st.tuples(st.integers(1, max_points), st.integers(1, max_objectives))
+    return shape.flatmap(lambda s: arrays(np.int64, s, elements=st.integers(0, high)))
+
+
+def cells(points, high=4):
+    """Hypervolume from 0 by counting the unit cells that some point covers."""
+    corners = np.indices((high,) * points.shape[1]).reshape(points.shape[1], -1).T + 1
+    return int((corners[:, None] <= points[None]).all(axis=2).any(axis=1).sum())
+
+
+# The test vector of E1 that several metrics share.
+F = [(1, 0), (0, 1), (0.7, 0.7)]
+W = [(0, 1), (0.25, 0.75), (0.5, 0.5), (0.75, 0.25), (1, 0)]
+Z = [(1, 0), (0.8, 0.8), (0, 1)]
+
+STEPS = np.array([1, 3, 5, 7, 8, 9, 13, 14, 17, 19])
+CONVEX = np.array([0.7, 8.2, 11.5, 14.0, 15.1, 16.1, 19.6, 20.3, 22.4, 23.7])
+CONCAVE = np.array([1, 2, 3, 5, 8, 16, 24, 50, 74, 124.0])
+
+
+def sea(treasure, gamma):
+    """The deep-sea-treasure front: discounted treasure against discounted negative time."""
+    if gamma == 1:
+        return np.stack([treasure, -STEPS.astype(float)], axis=1)
+    time_lost = (1 - gamma**STEPS) / (1 - gamma)
+    return np.stack([gamma ** (STEPS - 1) * treasure, -time_lost], axis=1)
+
+
+# --- golden values ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("points", "volume"),
+    [
+        ([(3, 1), (1, 3), (2, 2)], 6),
+        ([(1, 2, 3), (3, 1, 2), (2, 3, 1)], 13),
+        (F, 0.49),
+        ([(0.3, 0.5, 0.2, 0.9)], 0.027),
+    ],
+)
+def test_hypervolume_known(points, volume):
+    assert pareto.hypervolume(points, np.zeros(len(points[0]))) == pytest.approx(volume, abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 20])
+def test_hypervolume_of_the_lattices(n):
+    line = [(i, n - 1 - i) for i in range(n)]
+    beyond = [(i, n - i) for i in range(n + 1)]
+    plane = [(x, y, n - 1 - x - y) for x in range(n) for y in range(n - x)]
+    assert pareto.hypervolume(-np.array(line), [-n, -n]) == n**2 - n * (n - 1) / 2
+    assert pareto.hypervolume(-np.array(line + beyond), [-n, -n]) == n**2 - n * (n - 1) / 2
+    assert pareto.hypervolume(-np.array(plane), [-n] * 3) == n**3 - (n - 1) * n * (n + 1) / 6
+
+
+@pytest.mark.parametrize("objectives", [2, 3, 4, 5])
+def test_hypervolume_of_unit_vectors_among_dominated_points(objectives):
+    rng = np.random.default_rng(objectives)
+    inner = rng.integers(1, 10, size=(40, objectives))
+    points = -np.concatenate([inner, np.eye(objectives)])
+    volume = pareto.hypervolume(points, [-10] * objectives)
+    assert volume == pytest.approx(10**objectives - 1, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("treasure", "floor", "gamma", "volume"),
+    [
+        (CONVEX, -25, 1, 401.8),
+        (CONVEX, -25, 0.99, 360.4009463758157),
+        (CONCAVE, -25, 1, 1155.0),
+        (CONCAVE, -25, 0.99, 1101.3844295193444),
+        (CONVEX, -50, 1, 994.3),
+        (CONVEX, -50, 0.99, 854.8503500349924),
+        (CONCAVE, -50, 1, 4255.0),
+        (CONCAVE, -50, 0.99, 3688.3770900146155),
+    ],
+)
+def test_hypervolume_of_deep_sea_treasure(treasure, floor, gamma, volume):
+    points = sea(treasure, gamma)
+    assert pareto.is_nondominated(points).all()
+    assert pareto.hypervolume(points, [0, floor]) == pytest.approx(volume, abs=1e-9)
+
+
+def test_linear_utility_sees_only_the_ends_of_the_concave_sea():
+    points = sea(CONCAVE, 1)
+    found = {int(np.argmax(pareto.utility(points, (w, 1 - w)))) for w in np.linspace(0, 1, 1001)}
+    assert found == {0, 9}
+
+
+@pytest.mark.parametrize(
+    ("front", "reference", "exact"),
+    [
+        (lambda x: 1 - np.sqrt(x), 11, 120 + 2 / 3),  # ZDT1
+        (lambda x: 1 - x**2, 11, 120 + 1 / 3),  # ZDT2
+        (lambda x: np.sqrt(1 - x**2), 1.1, 1.1**2 - math.pi / 4),  # DTLZ2, two objectives
+    ],
+)
+def test_hypervolume_of_sampled_fronts_approaches_the_integral_from_below(front, reference, exact):
+    x = np.linspace(0, 1, 10001)
+    points = -np.stack([x, front(x)], axis=1)
+    volume = pareto.hypervolume(points, [-reference, -reference])
+    assert exact - 1.1e-4 < volume < exact
+
+
+def test_golden_values_of_the_other_metrics():
+    assert pareto.expected_utility(F, W) == pytest.approx(0.84, abs=1e-12)
+    assert pareto.sparsity(F) == pytest.approx(0.58, abs=1e-12)
+    assert pareto.r2(F, W, (1, 1)) == pytest.approx(0.12, abs=1e-12)
+    assert pareto.igd(F, Z) == pytest.approx(math.sqrt(0.02) / 3, abs=1e-12)
+    assert pareto.igd_plus(F, Z) == pytest.approx(0.04714, abs=5e-6)
+    assert pareto.additive_epsilon(F, Z) == pytest.approx(0.1, abs=1e-12)
+    assert pareto.max_utility_loss(F, Z, W) == pytest.approx(0.1, abs=1e-12)
+    assert pareto.coverage(F, Z) == pytest.approx(2 / 3)
+    assert pareto.coverage(Z, F) == 1.0
+
+
+def test_crowding_of_cmorl():
+    distance = pareto.crowding_distance([(0, 4), (1, 2), (3, 1), (4, 0)])
+    assert distance.tolist() == [math.inf, 1.5, 1.25, math.inf]
+
+
+def test_linear_scalarisation_misses_the_hollow_point_and_chebyshev_finds_it():
+    hollow = [(1, 0), (0, 1), (0.4, 0.4)]
+    for w in np.linspace(0, 1, 101):
+        assert np.argmax(pareto.utility(hollow, (w, 1 - w))) != 2
+    assert pareto.r2(hollow, [(0.5, 0.5)], (1, 1)) == pytest.approx(0.3)
+    assert pareto.r2(hollow[:2], [(0.5, 0.5)], (1, 1)) == pytest.approx(0.5)
+
+
+# --- dominance --------------------------------------------------------------------------------
+
+
+def dominates(a, b):
+    return bool((a >= b).all() and (a > b).any())
+
+
+@bounded
+@given(grids(max_objectives=5))
+def test_nondominated_by_definition(points):
+    expected = [
+        not any(dominates(q, p) for q in points) and not any((q == p).all() for q in points[:i])
+        for i, p in enumerate(points)
+    ]
+    assert pareto.is_nondominated(points).tolist() == expected
+
+
+@bounded
+@given(grids(max_objectives=5))
+def test_ranks_by_definition(points):
+    ranks = pareto.dominance_ranks(points)
+    assert ranks.min() == 0
+    for p, rank in zip(points, ranks, strict=True):
+        above = [r for q, r in zip(points, ranks, strict=True) if dominates(q, p)]
+        assert rank == max(above, default=-1) + 1
+
+
+def test_nondominated_keeps_the_first_of_many_equal_points_in_every_dimension():
+    for objectives in (1, 2, 3, 4, 5, 8):
+        points = np.tile(np.eye(objectives), (40, 1))
+        front = pareto.is_nondominated(points)
+        assert np.flatnonzero(front).tolist() == list(range(objectives))
+
+
+def test_rows_with_nan_are_never_on_the_front():
+    points = [(NAN, 9), (1, 1), (2, 0), (9, NAN), (0, 0)]
+    assert pareto.is_nondominated(points).tolist() == [False, True, True, False, False]
+    assert pareto.dominance_ranks(points).tolist() == [2, 0, 0, 2, 1]
+    assert pareto.dominance_ranks([(NAN, 1), (1, NAN)]).tolist() == [0, 0]
+    assert pareto.hypervolume(points, (0, 0)) == 1.0
+    assert pareto.hypervolume_contributions([(NAN, 9), (2, 3)], (0, 0)).tolist() == [0, 6]
+    assert pareto.crowding_distance(points)[[0, 3]].tolist() == [0, 0]
+    assert np.isnan(pareto.utility(points, (1, 1))).tolist() == [True, False, False, True, False]
+    assert pareto.expected_utility(points, [(1, 0)]) == 2.0
+    assert pareto.knee([(NAN, 9), (1, 0), (0, 1), (0.9, 0.9)]) == 3
+
+
+def test_empty_sets():
+    assert pareto.is_nondominated([]).tolist() == []
+    assert pareto.dominance_ranks(np.empty((0, 3))).tolist() == []
+    assert pareto.hypervolume([], (0, 0, 0)) == 0.0
+    assert pareto.hypervolume([(NAN, 1)], (0, 0)) == 0.0
+    assert pareto.hypervolume_contributions([], (0, 0)).shape == (0,)
+    assert pareto.crowding_distance([]).tolist() == []
+    assert pareto.sparsity([]) == 0.0
+
+
+# --- hypervolume ------------------------------------------------------------------------------
+
+
+@bounded
+@given(grids(max_objectives=5))
+def test_hypervolume_counts_cells(points):
+    volume = pareto.hypervolume(points, np.zeros(points.shape[1]))
+    assert volume == pytest.approx(cells(points), abs=1e-9)
+
+
+@bounded
+@given(grids(), st.randoms(use_true_random=False))
+def test_hypervolume_ignores_order_duplicates_and_dominated_points(points, random):
+    reference = np.zeros(points.shape[1])
+    volume = pareto.hypervolume(points, reference)
+    rows, axes = list(range(len(points))), list(range(points.shape[1]))
+    random.shuffle(rows)
+    random.shuffle(axes)
+    more = np.concatenate([points, points, np.maximum(points - 1, 0)])
+    assert pareto.hypervolume(points[rows][:, axes], reference) == pytest.approx(volume, abs=1e-9)
+    assert pareto.hypervolume(more, reference) == pytest.approx(volume, abs=1e-9)
+    assert pareto.hypervolume(points + 0.5, reference + 0.5) == pytest.approx(volume, abs=1e-9)
+
+
+@bounded
+@given(grids())
+def test_hypervolume_never_falls_and_below_the_reference_adds_nothing(points):
+    reference = np.full(points.shape[1], 2.0)
+    volumes = [pareto.hypervolume(points[:n], reference) for n in range(len(points) + 1)]
+    assert volumes[0] == 0.0
+    assert (np.diff(volumes) >= -1e-12).all()
+    above = points[(points > reference).all(axis=1)]
+    assert volumes[-1] == pytest.approx(pareto.hypervolume(above, reference), abs=1e-9)
+    assert volumes[-1] == pytest.approx(cells(np.maximum(points - 2, 0), high=2), abs=1e-9)
+
+
+def test_below_the_reference_in_the_last_axis_is_zero_not_negative():
+    assert pareto.hypervolume([(1, 1), (2, -1)], (0, 0)) == 1.0
+    assert pareto.hypervolume([(2, -1)], (0, 0)) == 0.0
+    assert pareto.hypervolume([(-1, -1)], (0, 0)) == 0.0
+
+
+@bounded
+@given(grids(max_objectives=4))
+def test_contributions_are_what_removing_the_point_loses(points):
+    reference = np.zeros(points.shape[1])
+    contributions = pareto.hypervolume_contributions(points, reference)
+    for i, contribution in enumerate(contributions):
+        lost = cells(points) - cells(np.delete(points, i, axis=0))
+        assert contribution == pytest.approx(lost, abs=1e-9)
+
+
+def test_contributions_known():
+    contributions = pareto.hypervolume_contributions([(3, 1), (1, 3), (2, 2), (1, 1)], (0, 0))
+    assert contributions.tolist() == [1, 1, 1, 0]
+    assert pareto.hypervolume_contributions([(2, 2), (2, 2)], (0, 0)).tolist() == [0, 0]
+    assert pareto.hypervolume_contributions([(3, 3), (2, 2)], (0, 0)).tolist() == [5, 0]
+
+
+def test_three_hundred_points_in_three_objectives_take_less_than_20_ms():
+    directions = np.abs(np.random.default_rng(0).normal(size=(300, 3)))
+    points = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    assert pareto.is_nondominated(points).all()
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        volume = pareto.hypervolume(points, (0, 0, 0))
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.020
+    assert 0.45 < volume < math.pi / 6
+
+
+# --- the other metrics ------------------------------------------------------------------------
+
+
+@bounded
+@given(grids(max_objectives=3), st.integers(0, 10**6))
+def test_dominated_points_and_duplicates_change_no_compliant_metric(points, seed):
+    rng = np.random.default_rng(seed)
+    objectives = points.shape[1]
+    preferences = rng.dirichlet(np.ones(objectives), size=6)
+    reference = rng.uniform(0, 5, size=(5, objectives))
+    more = np.concatenate([points, points[:1], points - rng.uniform(0, 2, size=points.shape)])
+    ideal = np.full(objectives, 5.0)
+    for metric in (
+        lambda p: pareto.expected_utility(p, preferences),
+        lambda p: pareto.max_utility_loss(p, reference, preferences),
+        lambda p: pareto.r2(p, preferences, ideal),
+        lambda p: pareto.igd_plus(p, reference),
+        lambda p: pareto.additive_epsilon(p, reference),
+        pareto.sparsity,
+        lambda p: pareto.coverage(p, reference),
+    ):
+        assert metric(more) == pytest.approx(metric(points), abs=1e-12)
+
+
+def test_metrics_agree_with_moocore():
+    rng = np.random.default_rng(1)
+    points, other = rng.uniform(size=(8, 3)), rng.uniform(size=(12, 3))
+    reference = other[pareto.is_nondominated(other)]
+    for own, theirs in (
+        (pareto.igd, moocore.igd),
+        (pareto.igd_plus, moocore.igd_plus),
+        (pareto.additive_epsilon, moocore.epsilon_additive),
+    ):
+        assert own(points, other) == pytest.approx(theirs(points, reference, maximise=True))
+
+
+def test_a_better_front_is_better():
+    better = [(1, 0), (0, 1), (0.8, 0.8)]
+    assert pareto.expected_utility(better, W) > pareto.expected_utility(F, W)
+    assert pareto.r2(better, W, (1, 1)) < pareto.r2(F, W, (1, 1))
+    assert pareto.igd_plus(better, Z) == 0 < pareto.igd_plus(F, Z)
+    assert pareto.additive_epsilon(better, Z) == 0
+    assert pareto.additive_epsilon([(2, 2)], Z) == -1
+    assert pareto.max_utility_loss(better, F, W) == 0
+    assert pareto.max_utility_loss([(2, 2)], F, W) == -1
+
+
+def test_igd_punishes_a_better_point_and_igd_plus_does_not():
+    beyond = [(1, 0), (0, 1), (0.9, 0.9)]
+    assert pareto.igd(beyond, Z) > 0
+    assert pareto.igd_plus(beyond, Z) == 0
+
+
+def test_utility_puts_the_preference_on_the_simplex():
+    points = [(0.2, 0.6), (1, 0)]
+    assert pareto.utility(points, (3, 1)) == pytest.approx([0.3, 0.75])
+    assert pareto.utility(points, (0.75, 0.25)) == pytest.approx([0.3, 0.75])
+    assert pareto.expected_utility(F, np.array(W) * 7) == pytest.approx(0.84)
+    assert pareto.r2(F, np.array(W) * 7, (1, 1)) == pytest.approx(0.12)
+
+
+def test_sparsity_of_few_points():
+    assert pareto.sparsity([(1, 2)]) == 0.0
+    assert pareto.sparsity([(1, 2), (1, 2)]) == 0.0
+    assert pareto.sparsity([(0, 1), (1, 0)]) == 2.0
+
+
+def test_normalise():
+    values = [[[5.0, -1.0], [NAN, 3.0]]]
+    unit = pareto.normalise(values, [(0, 10), (-1, 1)])
+    np.testing.assert_array_equal(unit, [[[0.5, 0.0], [NAN, 2.0]]])
+
+
+# --- crowding ---------------------------------------------------------------------------------
+
+
+@bounded
+@given(grids(), st.randoms(use_true_random=False))
+def test_crowding_follows_the_rows_and_ignores_units(points, random):
+    distance = pareto.crowding_distance(points)
+    scaled = points * np.arange(1.0, points.shape[1] + 1) + 3
+    assert pareto.crowding_distance(scaled) == pytest.approx(distance)
+    distinct, first = np.unique(points, axis=0, return_index=True)
+    rows = list(range(len(distinct)))
+    random.shuffle(rows)
+    assert pareto.crowding_distance(distinct[rows]) == pytest.approx(distance[first][rows])
+    assert (np.delete(distance, first) == 0).all()
+
+
+def test_crowding_does_not_depend_on_the_order_of_the_objectives():
+    points = np.random.default_rng(2).uniform(size=(12, 3))
+    for axes in itertools.permutations(range(3)):
+        assert pareto.crowding_distance(points[:, axes]) == pytest.approx(
+            pareto.crowding_distance(points)
+        )
+
+
+def test_crowding_of_degenerate_sets():
+    constant = [(0, 5, 1), (1, 5, 0), (0.5, 5, 0.5)]
+    assert pareto.crowding_distance(constant).tolist() == [math.inf, math.inf, 2.0]
+    assert pareto.crowding_distance([(1, 1)]).tolist() == [math.inf]
+    assert pareto.crowding_distance([(1, 1), (1, 1)]).tolist() == [math.inf, 0]
+    repeated = [(0, 4), (1, 2), (1, 2), (3, 1), (4, 0)]
+    assert pareto.crowding_distance(repeated).tolist() == [math.inf, 1.5, 0, 1.25, math.inf]
+
+
+# --- knee -------------------------------------------------------------------------------------
+
+
+def test_knee_bulges_most():
+    front = np.array([(0, 1), (0.5, 0.95), (0.9, 0.9), (0.97, 0.4), (1, 0)])
+    assert pareto.knee(front) == 2
+    assert pareto.knee(front * (1000, 0.001) - (7, 7)) == 2
+    assert pareto.knee(front[:, ::-1]) == 2
+    assert pareto.knee(np.concatenate([[(0.5, 0.5), (0.9, 0.89)], front])) == 4
+
+
+def test_knee_in_three_objectives_is_farthest_from_the_plane_through_the_best_points():
+    # Plane through the rows 0..2: 0.6 x + 0.6 y + z = 1 (not x + y + z = 1, which picks row 4).
+    front = np.array([(1, 0, 0.4), (0, 1, 0.4), (0, 0, 1), (0.5, 0.5, 0.75), (0.9, 0.9, 0.05)])
+    distance = front @ (0.6, 0.6, 1)
+    assert distance[:3] == pytest.approx([1, 1, 1])
+    assert np.argmax(distance) == 3
+    assert np.argmax(front.sum(axis=1)) == 4
+    assert pareto.knee(front) == 3
+
+
+def test_knee_without_a_plane_counts_objectives_equally():
+    # Row 0 is best in two objectives, so the best points span no plane.
+    front = [(1, 1, 0), (0, 0, 1), (0.9, 0.1, 0.6), (0.6, 0.6, 0.9)]
+    assert pareto.knee(front) == 3
+
+
+def test_knee_of_degenerate_fronts():
+    assert pareto.knee([(3, 4)]) == 0
+    assert pareto.knee([(1, 1), (3, 4), (3, 4)]) == 1
+    assert pareto.knee([(2,), (5,), (3,)]) == 1
+    assert pareto.knee([(1, 0), (0, 1)]) == 0
+    assert pareto.knee([(1, 0), (0.75, 0.25), (0.5, 0.5), (0, 1)]) == 2  # straight: most balanced
+    assert pareto.knee([(1, 5, 0), (0, 5, 1), (0.7, 5, 0.7)]) == 2  # one constant objective
+    assert pareto.knee([(0.4, 0.4), (1, 0), (0, 1)]) == 1  # hollow: an extreme
+
+
+@bounded
+@given(grids(max_objectives=3))
+def test_knee_is_on_the_front_and_does_not_depend_on_units(points):
+    knee = pareto.knee(points)
+    assert pareto.is_nondominated(points)[knee]
+    assert pareto.knee(points * 4.0 - 3) == knee
+
+
+# --- refusals ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (
+            lambda: pareto.is_nondominated([1, 2, 3]),
+            r"values_NK must have shape \(points, objectives\); found \(3,\)\. "
+            r"Give one row per point\.",
+        ),
+        (
+            lambda: pareto.dominance_ranks([(0, 1), (math.inf, 2)]),
+            "values_NK holds an infinite value in row 1; values must be finite, "
+            "or NaN where an objective was not measured.",
+        ),
+        (
+            lambda: pareto.hypervolume([(1, 2, 3)], (0, 0)),
+            "values_NK must have 2 objectives; found 3.",
+        ),
+        (
+            lambda: pareto.hypervolume([(1, 2)], (0, NAN)),
+            r"reference_K must be one finite number per objective; found \[0.0, nan\]",
+        ),
+        (
+            lambda: pareto.expected_utility([(NAN, 1)], [(1, 1)]),
+            "values_NK holds no complete point; at least one row without NaN is needed.",
+        ),
+        (
+            lambda: pareto.knee([]),
+            "values_NK holds no complete point",
+        ),
+        (
+            lambda: pareto.igd([(1, 1)], [(NAN, 1)]),
+            "reference_ZK holds no complete point",
+        ),
+        (
+            lambda: pareto.igd([(1, 1)], [(1, 1, 1)]),
+            "values_NK must have 3 objectives; found 2.",
+        ),
+        (
+            lambda: pareto.utility([(1, 1)], (1, -1)),
+            r"preference_K must be finite, non-negative and not all zero; found \[1.0, -1.0\]",
+        ),
+        (
+            lambda: pareto.expected_utility([(1, 1)], [(1, 1), (0, 0)]),
+            r"preferences_WK must be finite, non-negative and not all zero; found \[0.0, 0.0\]",
+        ),
+        (
+            lambda: pareto.expected_utility([(1, 1)], [(1, NAN)]),
+            r"preferences_WK must be finite, non-negative and not all zero; found \[1.0, nan\]",
+        ),
+        (
+            lambda: pareto.r2([(1, 1)], (1, 1), (1, 1)),
+            r"preferences_WK must hold one number per objective; found shape \(2,\)",
+        ),
+        (
+            lambda: pareto.r2([(1, 1)], [(1, 1, 1)], (1, 1)),
+            "preferences_WK must have 2 objectives; found 3.",
+        ),
+        (
+            lambda: pareto.normalise([(1, 1)], [(0, 1), (1, 1)]),
+            "bounds_K2 must be finite with low < high; found",
+        ),
+        (
+            lambda: pareto.normalise([(1, 1)], [0, 1]),
+            r"bounds_K2 must have shape \(objectives, 2\); found \(2,\)",
+        ),
+        (
+            lambda: pareto.normalise([(1, 1, 1)], [(0, 1), (0, 1)]),
+            r"values must have 2 objectives on the last axis, as the bounds have; "
+            r"found shape \(1, 3\)",
+        ),
+    ],
+)
+def test_wrong_input_is_refused_with_a_sentence(call, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        call()

@@ -38,6 +38,8 @@ from moalign.errors import (
 )
 from moalign.hookspecs import hookimpl
 from moalign.types import (
+    BASE,
+    SPLITS,
     Batch,
     Choice,
     Cost,
@@ -67,6 +69,8 @@ from moalign.types import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "BASE",
+    "SPLITS",
     "Batch",
     "Choice",
     "Completions",

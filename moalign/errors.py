@@ -20,7 +20,15 @@ class StudyError(MoalignError, ValueError):
 
 
 class OptionError(MoalignError, ValueError):
-    """A component was given an option it does not have, or a value it does not take."""
+    """A component was given an option it does not have, or a value it does not take.
+
+    Attributes:
+        option: name of the option, if one is to blame; lets a study point at its line.
+    """
+
+    def __init__(self, message: str, option: str | None = None) -> None:
+        super().__init__(message)
+        self.option = option
 
 
 class PluginError(MoalignError, ImportError):

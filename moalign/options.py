@@ -171,7 +171,8 @@ def check_options(cls: type[Component], options: Mapping[str, Any]) -> dict[str,
     try:
         model = options_model(cls).model_validate_json(text)
     except ValidationError as error:
-        raise OptionError("; ".join(_sentences(cls, error))) from None
+        blamed = next((str(e["loc"][0]) for e in error.errors() if e["loc"]), None)
+        raise OptionError("; ".join(_sentences(cls, error)), blamed) from None
     checked = {name: getattr(model, name) for name in model.model_fields_set}
     return checked | {name: options[name] for name in nested if name in options}
 

@@ -67,6 +67,7 @@ class Objective:
         train: it has a column in ``scores_PGK``.
         front: it is an axis of the front.
         at_least: a threshold in raw units, or None.
+        reference: where hypervolume starts, in raw units; None means the lower bound.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Objective:
     train: bool = True
     front: bool = True
     at_least: float | None = None
+    reference: float | None = None
 
     def normalise(self, value: float) -> float:
         """Return ``(value - lo) / (hi - lo)``; not clipped."""
@@ -512,19 +514,25 @@ class History:
 
 # --- segments and executors --------------------------------------------------------------------
 
+BASE: Final = -1
+"""The trial number of the base policy."""
+
 
 @dataclass(frozen=True)
 class SegmentTask:
-    """A stretch of one trial: the unit of work, retry and stopping. Plain data, JSON-able.
+    """A stretch of one trial: the unit of work, retry and stopping. Plain data.
+
+    With ``since == until`` nothing is trained: the policy that stands there is measured.
 
     Attributes:
         run: the run's folder.
-        trial: its number.
+        trial: its number; :data:`BASE` is the base policy, which has step 0 only.
         study: the study with the proposal's values filled in, as plain data.
         start: where the policy begins.
         since: step of the checkpoint to go on from; 0 means the start.
         until: step to stop at, a rung or the full length.
         total: the trial's full length; the schedule's horizon.
+        split: what is measured at the end.
         attempt: number of this attempt, from 0.
         plugins: plugin files to load, with their hashes.
         threads: torch threads.
@@ -537,6 +545,7 @@ class SegmentTask:
     since: int
     until: int
     total: int
+    split: Split = "validation"
     attempt: int = 0
     plugins: tuple[tuple[Path, str], ...] = ()
     threads: int = 1
@@ -566,13 +575,13 @@ class SegmentDone:
     Attributes:
         trial: of which trial.
         step: where it stands.
-        folder: the checkpoint folder, with ``measurements.json``.
+        split: what was measured.
         seconds: wall-clock.
     """
 
     trial: int
     step: int
-    folder: Path
+    split: Split
     seconds: float
 
 
@@ -582,6 +591,7 @@ class SegmentFailed:
 
     Attributes:
         trial: of which trial.
+        split: what would have been measured.
         reason: a sentence.
         retry: True if the worker was lost and the same work may succeed; False if the trial
             itself failed (non-finite loss, a reward that raised).
@@ -589,6 +599,7 @@ class SegmentFailed:
     """
 
     trial: int
+    split: Split
     reason: str
     retry: bool
     detail: str = ""
@@ -597,6 +608,7 @@ class SegmentFailed:
 WorkerEvent = StepEvent | SegmentDone | SegmentFailed
 
 __all__ = [
+    "BASE",
     "SPLITS",
     "Batch",
     "Choice",

@@ -1,0 +1,76 @@
+"""Where everything of a run lies. The record and the checkpoint folders are the only truth.
+
+::
+
+    runs/
+      .artifacts/<hash>/            base policies and prepared artifacts, shared by runs
+      mlflow.db  mlflow/            the default tracking store and its artifacts
+      <run>/
+        study.yaml                  the fully resolved study
+        events.jsonl  lock          the record; written by the driver only
+        base/step-00000/            the base policy's measurements
+        trials/0003/step-00040/     a checkpoint
+          validation.json           measurements; always kept (test.json beside it at the end)
+          policy/                   what was trained, safetensors; kept while it is of use
+          training/                 what is needed to go on; kept while the trial lives
+        front.png  front.html  points.csv  report.md  front/<point>/
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from moalign.types import BASE, Split
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of one run."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.path.name
+
+    @property
+    def artifacts(self) -> Path:
+        """Base policies and prepared artifacts."""
+        return self.path.parent / ".artifacts"
+
+    @property
+    def events(self) -> Path:
+        """The record."""
+        return self.path / "events.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        """The lock file that keeps a second driver out."""
+        return self.path / "lock"
+
+    @property
+    def study(self) -> Path:
+        """The fully resolved study."""
+        return self.path / "study.yaml"
+
+    def trial(self, trial: int) -> Path:
+        """Return the folder of a trial, or of the base policy."""
+        return self.path / "base" if trial == BASE else self.path / "trials" / f"{trial:04d}"
+
+    def checkpoint(self, trial: int, step: int) -> Path:
+        """Return the folder of a checkpoint."""
+        return self.trial(trial) / f"step-{step:05d}"
+
+    def measurements(self, trial: int, step: int, split: Split) -> Path:
+        """Return the file with a checkpoint's measurements on a split."""
+        return self.checkpoint(trial, step) / f"{split}.json"
+
+    def policy(self, trial: int, step: int) -> Path:
+        """Return the folder with what was trained up to a checkpoint."""
+        return self.checkpoint(trial, step) / "policy"
+
+    def training(self, trial: int, step: int) -> Path:
+        """Return the folder with what is needed to go on from a checkpoint."""
+        return self.checkpoint(trial, step) / "training"

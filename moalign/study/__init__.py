@@ -1,0 +1,1 @@
+"""study.yaml to a typed, checked study; overrides; the search space; error positions."""

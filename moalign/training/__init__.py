@@ -1,0 +1,1 @@
+"""One trial: rollout, scoring, weighting, loss, checkpoint."""

@@ -189,7 +189,7 @@ def crowding_distance(values_NK: ArrayLike) -> Floats:
     points = _points(values_NK)
     distance = np.zeros(len(points))
     complete = np.flatnonzero(_complete(points))
-    distinct = complete[np.sort(np.unique(points[complete], axis=0, return_index=True)[1])]
+    distinct = complete[np.unique(points[complete], axis=0, return_index=True)[1]]
     if len(distinct) == 1:
         distance[distinct] = np.inf
     for k in range(points.shape[1]):
@@ -435,7 +435,7 @@ def _points(
     values_NK: ArrayLike, name: str = "values_NK", *, objectives: int | None = None
 ) -> Floats:
     """Check a set of points; an empty sequence is a set of none."""
-    points: Floats = np.asarray(values_NK, dtype=np.float64) + 0.0  # one zero: -0.0 becomes 0.0
+    points: Floats = np.asarray(values_NK, dtype=np.float64)
     if points.shape == (0,):
         points = points.reshape(0, objectives or 1)
     if points.ndim != 2 or points.shape[1] == 0:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections.abc import Callable
+from random import Random
 
 import moocore
 import numpy as np
@@ -12,20 +14,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
 
 from moalign import pareto
 
+Floats = NDArray[np.float64]
 NAN = float("nan")
 bounded = settings(derandomize=True, max_examples=60, deadline=None, database=None)
 
 
-def grids(max_points=7, max_objectives=4, high=4):
+def grids(max_points: int = 7, max_objectives: int = 4, high: int = 4) -> st.SearchStrategy[Floats]:
     """Small integer points: ties, duplicates and dominated points are common, volumes exact."""
     shape = st.tuples(st.integers(1, max_points), st.integers(1, max_objectives))
     return shape.flatmap(lambda s: arrays(np.int64, s, elements=st.integers(0, high)))
 
 
-def cells(points, high=4):
+def cells(points: Floats, high: int = 4) -> int:
     """Hypervolume from 0 by counting the unit cells that some point covers."""
     corners = np.indices((high,) * points.shape[1]).reshape(points.shape[1], -1).T + 1
     return int((corners[:, None] <= points[None]).all(axis=2).any(axis=1).sum())
@@ -41,7 +45,7 @@ CONVEX = np.array([0.7, 8.2, 11.5, 14.0, 15.1, 16.1, 19.6, 20.3, 22.4, 23.7])
 CONCAVE = np.array([1, 2, 3, 5, 8, 16, 24, 50, 74, 124.0])
 
 
-def sea(treasure, gamma):
+def sea(treasure: Floats, gamma: float) -> Floats:
     """The deep-sea-treasure front: discounted treasure against discounted negative time."""
     if gamma == 1:
         return np.stack([treasure, -STEPS.astype(float)], axis=1)
@@ -61,12 +65,12 @@ def sea(treasure, gamma):
         ([(0.3, 0.5, 0.2, 0.9)], 0.027),
     ],
 )
-def test_hypervolume_known(points, volume):
+def test_hypervolume_known(points: list[tuple[float, ...]], volume: float) -> None:
     assert pareto.hypervolume(points, np.zeros(len(points[0]))) == pytest.approx(volume, abs=1e-12)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 20])
-def test_hypervolume_of_the_lattices(n):
+def test_hypervolume_of_the_lattices(n: int) -> None:
     line = [(i, n - 1 - i) for i in range(n)]
     beyond = [(i, n - i) for i in range(n + 1)]
     plane = [(x, y, n - 1 - x - y) for x in range(n) for y in range(n - x)]
@@ -76,7 +80,7 @@ def test_hypervolume_of_the_lattices(n):
 
 
 @pytest.mark.parametrize("objectives", [2, 3, 4, 5])
-def test_hypervolume_of_unit_vectors_among_dominated_points(objectives):
+def test_hypervolume_of_unit_vectors_among_dominated_points(objectives: int) -> None:
     rng = np.random.default_rng(objectives)
     inner = rng.integers(1, 10, size=(40, objectives))
     points = -np.concatenate([inner, np.eye(objectives)])
@@ -97,13 +101,15 @@ def test_hypervolume_of_unit_vectors_among_dominated_points(objectives):
         (CONCAVE, -50, 0.99, 3688.3770900146155),
     ],
 )
-def test_hypervolume_of_deep_sea_treasure(treasure, floor, gamma, volume):
+def test_hypervolume_of_deep_sea_treasure(
+    treasure: Floats, floor: float, gamma: float, volume: float
+) -> None:
     points = sea(treasure, gamma)
     assert pareto.is_nondominated(points).all()
     assert pareto.hypervolume(points, [0, floor]) == pytest.approx(volume, abs=1e-9)
 
 
-def test_linear_utility_sees_only_the_ends_of_the_concave_sea():
+def test_linear_utility_sees_only_the_ends_of_the_concave_sea() -> None:
     points = sea(CONCAVE, 1)
     found = {int(np.argmax(pareto.utility(points, (w, 1 - w)))) for w in np.linspace(0, 1, 1001)}
     assert found == {0, 9}
@@ -117,14 +123,16 @@ def test_linear_utility_sees_only_the_ends_of_the_concave_sea():
         (lambda x: np.sqrt(1 - x**2), 1.1, 1.1**2 - math.pi / 4),  # DTLZ2, two objectives
     ],
 )
-def test_hypervolume_of_sampled_fronts_approaches_the_integral_from_below(front, reference, exact):
+def test_hypervolume_of_sampled_fronts_approaches_the_integral_from_below(
+    front: Callable[[Floats], Floats], reference: float, exact: float
+) -> None:
     x = np.linspace(0, 1, 10001)
     points = -np.stack([x, front(x)], axis=1)
     volume = pareto.hypervolume(points, [-reference, -reference])
     assert exact - 1.1e-4 < volume < exact
 
 
-def test_golden_values_of_the_other_metrics():
+def test_golden_values_of_the_other_metrics() -> None:
     assert pareto.expected_utility(F, W) == pytest.approx(0.84, abs=1e-12)
     assert pareto.sparsity(F) == pytest.approx(0.58, abs=1e-12)
     assert pareto.r2(F, W, (1, 1)) == pytest.approx(0.12, abs=1e-12)
@@ -136,12 +144,12 @@ def test_golden_values_of_the_other_metrics():
     assert pareto.coverage(Z, F) == 1.0
 
 
-def test_crowding_of_cmorl():
+def test_crowding_of_cmorl() -> None:
     distance = pareto.crowding_distance([(0, 4), (1, 2), (3, 1), (4, 0)])
     assert distance.tolist() == [math.inf, 1.5, 1.25, math.inf]
 
 
-def test_linear_scalarisation_misses_the_hollow_point_and_chebyshev_finds_it():
+def test_linear_scalarisation_misses_the_hollow_point_and_chebyshev_finds_it() -> None:
     hollow = [(1, 0), (0, 1), (0.4, 0.4)]
     for w in np.linspace(0, 1, 101):
         assert np.argmax(pareto.utility(hollow, (w, 1 - w))) != 2
@@ -152,13 +160,13 @@ def test_linear_scalarisation_misses_the_hollow_point_and_chebyshev_finds_it():
 # --- dominance --------------------------------------------------------------------------------
 
 
-def dominates(a, b):
+def dominates(a: Floats, b: Floats) -> bool:
     return bool((a >= b).all() and (a > b).any())
 
 
 @bounded
 @given(grids(max_objectives=5))
-def test_nondominated_by_definition(points):
+def test_nondominated_by_definition(points: Floats) -> None:
     expected = [
         not any(dominates(q, p) for q in points) and not any((q == p).all() for q in points[:i])
         for i, p in enumerate(points)
@@ -168,7 +176,7 @@ def test_nondominated_by_definition(points):
 
 @bounded
 @given(grids(max_objectives=5))
-def test_ranks_by_definition(points):
+def test_ranks_by_definition(points: Floats) -> None:
     ranks = pareto.dominance_ranks(points)
     assert ranks.min() == 0
     for p, rank in zip(points, ranks, strict=True):
@@ -176,14 +184,14 @@ def test_ranks_by_definition(points):
         assert rank == max(above, default=-1) + 1
 
 
-def test_nondominated_keeps_the_first_of_many_equal_points_in_every_dimension():
+def test_nondominated_keeps_the_first_of_many_equal_points_in_every_dimension() -> None:
     for objectives in (1, 2, 3, 4, 5, 8):
         points = np.tile(np.eye(objectives), (40, 1))
         front = pareto.is_nondominated(points)
         assert np.flatnonzero(front).tolist() == list(range(objectives))
 
 
-def test_rows_with_nan_are_never_on_the_front():
+def test_rows_with_nan_are_never_on_the_front() -> None:
     points = [(NAN, 9), (1, 1), (2, 0), (9, NAN), (0, 0)]
     assert pareto.is_nondominated(points).tolist() == [False, True, True, False, False]
     assert pareto.dominance_ranks(points).tolist() == [2, 0, 0, 2, 1]
@@ -196,7 +204,7 @@ def test_rows_with_nan_are_never_on_the_front():
     assert pareto.knee([(NAN, 9), (1, 0), (0, 1), (0.9, 0.9)]) == 3
 
 
-def test_empty_sets():
+def test_empty_sets() -> None:
     assert pareto.is_nondominated([]).tolist() == []
     assert pareto.dominance_ranks(np.empty((0, 3))).tolist() == []
     assert pareto.hypervolume([], (0, 0, 0)) == 0.0
@@ -211,14 +219,16 @@ def test_empty_sets():
 
 @bounded
 @given(grids(max_objectives=5))
-def test_hypervolume_counts_cells(points):
+def test_hypervolume_counts_cells(points: Floats) -> None:
     volume = pareto.hypervolume(points, np.zeros(points.shape[1]))
     assert volume == pytest.approx(cells(points), abs=1e-9)
 
 
 @bounded
 @given(grids(), st.randoms(use_true_random=False))
-def test_hypervolume_ignores_order_duplicates_and_dominated_points(points, random):
+def test_hypervolume_ignores_order_duplicates_and_dominated_points(
+    points: Floats, random: Random
+) -> None:
     reference = np.zeros(points.shape[1])
     volume = pareto.hypervolume(points, reference)
     rows, axes = list(range(len(points))), list(range(points.shape[1]))
@@ -232,7 +242,7 @@ def test_hypervolume_ignores_order_duplicates_and_dominated_points(points, rando
 
 @bounded
 @given(grids())
-def test_hypervolume_never_falls_and_below_the_reference_adds_nothing(points):
+def test_hypervolume_never_falls_and_below_the_reference_adds_nothing(points: Floats) -> None:
     reference = np.full(points.shape[1], 2.0)
     volumes = [pareto.hypervolume(points[:n], reference) for n in range(len(points) + 1)]
     assert volumes[0] == 0.0
@@ -242,7 +252,7 @@ def test_hypervolume_never_falls_and_below_the_reference_adds_nothing(points):
     assert volumes[-1] == pytest.approx(cells(np.maximum(points - 2, 0), high=2), abs=1e-9)
 
 
-def test_below_the_reference_in_the_last_axis_is_zero_not_negative():
+def test_below_the_reference_in_the_last_axis_is_zero_not_negative() -> None:
     assert pareto.hypervolume([(1, 1), (2, -1)], (0, 0)) == 1.0
     assert pareto.hypervolume([(2, -1)], (0, 0)) == 0.0
     assert pareto.hypervolume([(-1, -1)], (0, 0)) == 0.0
@@ -250,7 +260,7 @@ def test_below_the_reference_in_the_last_axis_is_zero_not_negative():
 
 @bounded
 @given(grids(max_objectives=4))
-def test_contributions_are_what_removing_the_point_loses(points):
+def test_contributions_are_what_removing_the_point_loses(points: Floats) -> None:
     reference = np.zeros(points.shape[1])
     contributions = pareto.hypervolume_contributions(points, reference)
     for i, contribution in enumerate(contributions):
@@ -258,14 +268,14 @@ def test_contributions_are_what_removing_the_point_loses(points):
         assert contribution == pytest.approx(lost, abs=1e-9)
 
 
-def test_contributions_known():
+def test_contributions_known() -> None:
     contributions = pareto.hypervolume_contributions([(3, 1), (1, 3), (2, 2), (1, 1)], (0, 0))
     assert contributions.tolist() == [1, 1, 1, 0]
     assert pareto.hypervolume_contributions([(2, 2), (2, 2)], (0, 0)).tolist() == [0, 0]
     assert pareto.hypervolume_contributions([(3, 3), (2, 2)], (0, 0)).tolist() == [5, 0]
 
 
-def test_three_hundred_points_in_three_objectives_take_less_than_20_ms():
+def test_three_hundred_points_in_three_objectives_take_less_than_20_ms() -> None:
     directions = np.abs(np.random.default_rng(0).normal(size=(300, 3)))
     points = directions / np.linalg.norm(directions, axis=1, keepdims=True)
     assert pareto.is_nondominated(points).all()
@@ -283,7 +293,9 @@ def test_three_hundred_points_in_three_objectives_take_less_than_20_ms():
 
 @bounded
 @given(grids(max_objectives=3), st.integers(0, 10**6))
-def test_dominated_points_and_duplicates_change_no_compliant_metric(points, seed):
+def test_dominated_points_and_duplicates_change_no_compliant_metric(
+    points: Floats, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     objectives = points.shape[1]
     preferences = rng.dirichlet(np.ones(objectives), size=6)
@@ -302,7 +314,7 @@ def test_dominated_points_and_duplicates_change_no_compliant_metric(points, seed
         assert metric(more) == pytest.approx(metric(points), abs=1e-12)
 
 
-def test_metrics_agree_with_moocore():
+def test_metrics_agree_with_moocore() -> None:
     rng = np.random.default_rng(1)
     points, other = rng.uniform(size=(8, 3)), rng.uniform(size=(12, 3))
     reference = other[pareto.is_nondominated(other)]
@@ -314,7 +326,7 @@ def test_metrics_agree_with_moocore():
         assert own(points, other) == pytest.approx(theirs(points, reference, maximise=True))
 
 
-def test_a_better_front_is_better():
+def test_a_better_front_is_better() -> None:
     better = [(1, 0), (0, 1), (0.8, 0.8)]
     assert pareto.expected_utility(better, W) > pareto.expected_utility(F, W)
     assert pareto.r2(better, W, (1, 1)) < pareto.r2(F, W, (1, 1))
@@ -325,13 +337,13 @@ def test_a_better_front_is_better():
     assert pareto.max_utility_loss([(2, 2)], F, W) == -1
 
 
-def test_igd_punishes_a_better_point_and_igd_plus_does_not():
+def test_igd_punishes_a_better_point_and_igd_plus_does_not() -> None:
     beyond = [(1, 0), (0, 1), (0.9, 0.9)]
     assert pareto.igd(beyond, Z) > 0
     assert pareto.igd_plus(beyond, Z) == 0
 
 
-def test_utility_puts_the_preference_on_the_simplex():
+def test_utility_puts_the_preference_on_the_simplex() -> None:
     points = [(0.2, 0.6), (1, 0)]
     assert pareto.utility(points, (3, 1)) == pytest.approx([0.3, 0.75])
     assert pareto.utility(points, (0.75, 0.25)) == pytest.approx([0.3, 0.75])
@@ -339,13 +351,13 @@ def test_utility_puts_the_preference_on_the_simplex():
     assert pareto.r2(F, np.array(W) * 7, (1, 1)) == pytest.approx(0.12)
 
 
-def test_sparsity_of_few_points():
+def test_sparsity_of_few_points() -> None:
     assert pareto.sparsity([(1, 2)]) == 0.0
     assert pareto.sparsity([(1, 2), (1, 2)]) == 0.0
     assert pareto.sparsity([(0, 1), (1, 0)]) == 2.0
 
 
-def test_normalise():
+def test_normalise() -> None:
     values = [[[5.0, -1.0], [NAN, 3.0]]]
     unit = pareto.normalise(values, [(0, 10), (-1, 1)])
     np.testing.assert_array_equal(unit, [[[0.5, 0.0], [NAN, 2.0]]])
@@ -356,7 +368,7 @@ def test_normalise():
 
 @bounded
 @given(grids(), st.randoms(use_true_random=False))
-def test_crowding_follows_the_rows_and_ignores_units(points, random):
+def test_crowding_follows_the_rows_and_ignores_units(points: Floats, random: Random) -> None:
     distance = pareto.crowding_distance(points)
     scaled = points * np.arange(1.0, points.shape[1] + 1) + 3
     assert pareto.crowding_distance(scaled) == pytest.approx(distance)
@@ -367,7 +379,7 @@ def test_crowding_follows_the_rows_and_ignores_units(points, random):
     assert (np.delete(distance, first) == 0).all()
 
 
-def test_crowding_does_not_depend_on_the_order_of_the_objectives():
+def test_crowding_does_not_depend_on_the_order_of_the_objectives() -> None:
     points = np.random.default_rng(2).uniform(size=(12, 3))
     for axes in itertools.permutations(range(3)):
         assert pareto.crowding_distance(points[:, axes]) == pytest.approx(
@@ -375,7 +387,7 @@ def test_crowding_does_not_depend_on_the_order_of_the_objectives():
         )
 
 
-def test_crowding_of_degenerate_sets():
+def test_crowding_of_degenerate_sets() -> None:
     constant = [(0, 5, 1), (1, 5, 0), (0.5, 5, 0.5)]
     assert pareto.crowding_distance(constant).tolist() == [math.inf, math.inf, 2.0]
     assert pareto.crowding_distance([(1, 1)]).tolist() == [math.inf]
@@ -387,7 +399,7 @@ def test_crowding_of_degenerate_sets():
 # --- knee -------------------------------------------------------------------------------------
 
 
-def test_knee_bulges_most():
+def test_knee_bulges_most() -> None:
     front = np.array([(0, 1), (0.5, 0.95), (0.9, 0.9), (0.97, 0.4), (1, 0)])
     assert pareto.knee(front) == 2
     assert pareto.knee(front * (1000, 0.001) - (7, 7)) == 2
@@ -395,7 +407,7 @@ def test_knee_bulges_most():
     assert pareto.knee(np.concatenate([[(0.5, 0.5), (0.9, 0.89)], front])) == 4
 
 
-def test_knee_in_three_objectives_is_farthest_from_the_plane_through_the_best_points():
+def test_knee_in_three_objectives_is_farthest_from_the_plane_through_the_best_points() -> None:
     # Plane through the rows 0..2: 0.6 x + 0.6 y + z = 1 (not x + y + z = 1, which picks row 4).
     front = np.array([(1, 0, 0.4), (0, 1, 0.4), (0, 0, 1), (0.5, 0.5, 0.75), (0.9, 0.9, 0.05)])
     distance = front @ (0.6, 0.6, 1)
@@ -405,13 +417,35 @@ def test_knee_in_three_objectives_is_farthest_from_the_plane_through_the_best_po
     assert pareto.knee(front) == 3
 
 
-def test_knee_without_a_plane_counts_objectives_equally():
+def test_knee_takes_as_extreme_the_best_of_those_that_tie() -> None:
+    # Rows 0 and 1 are both best in x; row 0 lacks less, and the plane through it picks row 4.
+    front = np.array(
+        [(1, 0.5, 0), (1, 0, 0.2), (0, 1, 0), (0, 0, 1), (0.5, 0.2, 0.6), (0.5, 0.7, 0)]
+    )
+    assert np.argmax(front @ np.linalg.solve(front[[0, 2, 3]], np.ones(3))) == 4
+    assert np.argmax(front @ np.linalg.solve(front[[1, 2, 3]], np.ones(3))) == 0
+    assert pareto.knee(front) == 4
+
+
+def test_knee_without_a_plane_counts_objectives_equally() -> None:
     # Row 0 is best in two objectives, so the best points span no plane.
-    front = [(1, 1, 0), (0, 0, 1), (0.9, 0.1, 0.6), (0.6, 0.6, 0.9)]
+    front = np.array([(1, 1, 0), (0, 0, 1), (0.9, 0.1, 0.6), (0.6, 0.6, 0.9)])
     assert pareto.knee(front) == 3
+    assert pareto.knee(front * (1000, 1, 1)) == 3
+    # The plane through rows 0 to 2 rises in x (normal (-.8, 1, 1)) and would pick row 3.
+    front = np.array([(1, 0.9, 0.9), (0, 1, 0), (0, 0, 1), (0.2, 0.95, 0.85)])
+    assert np.argmax(front @ (-0.8, 1, 1)) == 3
+    assert pareto.knee(front) == 0
 
 
-def test_knee_of_degenerate_fronts():
+def test_knee_of_a_straight_front_is_the_middle_in_spite_of_rounding() -> None:
+    x = np.linspace(0, 0.7, 15)
+    front = np.stack([x, 3 * (0.7 - x)], axis=1)
+    assert len({float(h) for h in front @ (3, 1)}) > 1
+    assert pareto.knee(front) == 7
+
+
+def test_knee_of_degenerate_fronts() -> None:
     assert pareto.knee([(3, 4)]) == 0
     assert pareto.knee([(1, 1), (3, 4), (3, 4)]) == 1
     assert pareto.knee([(2,), (5,), (3,)]) == 1
@@ -423,7 +457,7 @@ def test_knee_of_degenerate_fronts():
 
 @bounded
 @given(grids(max_objectives=3))
-def test_knee_is_on_the_front_and_does_not_depend_on_units(points):
+def test_knee_is_on_the_front_and_does_not_depend_on_units(points: Floats) -> None:
     knee = pareto.knee(points)
     assert pareto.is_nondominated(points)[knee]
     assert pareto.knee(points * 4.0 - 3) == knee
@@ -470,6 +504,10 @@ def test_knee_is_on_the_front_and_does_not_depend_on_units(points):
             "values_NK must have 3 objectives; found 2.",
         ),
         (
+            lambda: pareto.coverage([(1, 1)], [(1,)]),
+            "other_MK must have 2 objectives; found 1.",
+        ),
+        (
             lambda: pareto.utility([(1, 1)], (1, -1)),
             r"preference_K must be finite, non-negative and not all zero; found \[1.0, -1.0\]",
         ),
@@ -504,6 +542,6 @@ def test_knee_is_on_the_front_and_does_not_depend_on_units(points):
         ),
     ],
 )
-def test_wrong_input_is_refused_with_a_sentence(call, sentence):
+def test_wrong_input_is_refused_with_a_sentence(call: Callable[[], object], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         call()

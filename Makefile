@@ -1,0 +1,49 @@
+# Everything starts here; `make` alone lists what there is.
+
+# The oldest supported Python first: the pins in constraints.txt are tested with it.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+  && command -v $$python && break; done)
+
+# A stamp is newer than everything that decides what is installed, or the install runs again.
+RUN := .venv/.installed
+TEST := .venv/.installed-test
+SOURCES := pyproject.toml setup.py constraints.txt
+PIP := .venv/bin/python -m pip install --no-input --disable-pip-version-check -c constraints.txt
+
+.PHONY: help pareto test lint clean
+
+help:
+	@echo 'make pareto                    run the default study and show its Pareto front'
+	@echo 'make pareto STUDY=arithmetic   the same for another study: a bundled name or a path'
+	@echo 'make test                      run all tests; ARGS="-k front" passes options to pytest'
+	@echo 'make lint                      check style, format and types'
+	@echo 'make clean                     remove .venv, build outputs and caches; runs/ stays'
+
+pareto: $(RUN)
+	.venv/bin/moalign pareto $(STUDY) $(ARGS)
+
+test: $(TEST)
+	.venv/bin/python -m pytest $(ARGS)
+
+lint: $(TEST)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+clean:
+	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@test -n '$(PYTHON)' || { echo 'moalign needs Python 3.11 or newer, and none is on the PATH.' \
+	  'Install one, or name one: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	'$(PYTHON)' -m venv .venv
+
+$(RUN): $(SOURCES) | .venv/bin/python
+	$(PIP) -e .
+	@touch $@
+
+$(TEST): $(SOURCES) | .venv/bin/python
+	$(PIP) -e '.[test]'
+	@touch $@ $(RUN)

@@ -12,6 +12,7 @@ SOURCES := pyproject.toml setup.py constraints.txt
 PIP := .venv/bin/python -m pip install --no-input --disable-pip-version-check -c constraints.txt
 
 .PHONY: help pareto test lint clean
+.DELETE_ON_ERROR:
 
 help:
 	@echo 'make pareto                    run the default study and show its Pareto front'
@@ -38,6 +39,7 @@ clean:
 .venv/bin/python:
 	@test -n '$(PYTHON)' || { echo 'moalign needs Python 3.11 or newer, and none is on the PATH.' \
 	  'Install one, or name one: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	rm -rf .venv  # left behind by an interrupted install or by a Python that is gone
 	'$(PYTHON)' -m venv .venv
 
 $(RUN): $(SOURCES) | .venv/bin/python

@@ -182,6 +182,10 @@ class Batch:
         """Return the number of completion tokens of every row, end token included; int64."""
         return self.mask_BT.sum(-1).long()
 
+    def has(self, name: str) -> bool:
+        """Return True if a lazy value (``logprobs``, ``ref_logprobs``) has been computed."""
+        return name in self._values
+
     def _get(self, name: str) -> Tensor:
         if name not in self._values:
             if name not in self._lazy:

@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import shutil
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from moalign.types import SegmentTask, StepEvent
+import torch
+from torch import Tensor
+
+from moalign import plugins
+from moalign.errors import PluginError
+from moalign.plugins import Catalogue
+from moalign.search.folders import RunFolder
+from moalign.search.measurements import Measured, Measurements
+from moalign.study.document import Document
+from moalign.study.study import Study, checked
+from moalign.training import checkpoint
+from moalign.training.evaluation import Evaluator
+from moalign.training.loop import Trial
+from moalign.training.policy import Policy, choose_device
+from moalign.training.scoring import Column
+from moalign.training.splits import split_prompts
+from moalign.types import BASE, Cost, SegmentTask, Start, StepEvent
+
+_STATE = "trial"
+_WEIGHTS = "policy"
 
 
 def run_segment(
@@ -24,4 +49,163 @@ def run_segment(
     Raises:
         MoalignError: the trial itself failed; it should not be tried again.
     """
-    raise NotImplementedError
+    run = RunFolder(task.run)
+    if run.measurements(task.trial, task.until, task.split).is_file():
+        return
+    torch.set_num_threads(task.threads)
+    study = _study(task, cache)
+    trial = _trial(task, run, study, cache)
+    while trial.index < task.until:
+        metrics = trial.train_step()
+        emit(StepEvent(task.trial, trial.index, time.time(), metrics))
+    measured = trial.measure(task.split)
+    measurements = Measurements(
+        trial=task.trial,
+        step=task.until,
+        total=task.total,
+        split=task.split,
+        cost=trial.cost,
+        evaluations=tuple(Measured(condition, value) for condition, value in measured),
+    )
+    final = run.checkpoint(task.trial, task.until)
+    if final.is_dir():
+        measurements.write(run.measurements(task.trial, task.until, task.split))
+        return
+    beside = final.with_name(f".{final.name}.{task.attempt}.{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    measurements.write(beside / f"{task.split}.json")
+    if task.trial != BASE:
+        checkpoint.save_state(trial.policy.state(), beside / "policy", _WEIGHTS)
+    if task.until < task.total:
+        checkpoint.save_state(trial.state(), beside / "training", _STATE)
+    checkpoint.publish(beside, final)
+
+
+def _study(task: SegmentTask, cache: dict[str, Any]) -> Study:
+    """Return the trial's study, checked with the plugins that the driver had."""
+    key = ("catalogue", task.plugins)
+    if cache.get("catalogue_key") != key:
+        cache.clear()
+        cache["catalogue_key"] = key
+        cache["catalogue"] = _catalogue(task)
+    return checked(Document("study.yaml", dict(task.study)), cache["catalogue"])
+
+
+def _catalogue(task: SegmentTask) -> Catalogue:
+    catalogue = plugins.load([path for path, _ in task.plugins])
+    wanted = {Path(path).resolve(): digest for path, digest in task.plugins}
+    for file in catalogue.files:
+        if wanted[file.path] != file.sha256:
+            raise PluginError(
+                f"plugin file {file.path} has changed since the study started; put it back, or "
+                "start another run with --run"
+            )
+    return catalogue
+
+
+def _trial(task: SegmentTask, run: RunFolder, study: Study, cache: dict[str, Any]) -> Trial:
+    """Return the trial at ``task.since``: from memory, from its checkpoint, or from its start."""
+    held = cache.get("trials", {}).get((str(task.run), task.trial))
+    if isinstance(held, Trial) and held.index == task.since and held.study.data == study.data:
+        return held
+    device = choose_device()
+    base = base_folder(study, run.artifacts)
+    policy = Policy(study.policy.load(base, _names(study)), device)
+    trial = Trial(study, task.trial, policy, task.total, calibration(study, run))
+    if task.since > 0:
+        folder = run.checkpoint(task.trial, task.since)
+        policy.load_state(checkpoint.load_state(folder / "policy", _WEIGHTS))
+        if task.since < task.total:
+            state = checkpoint.load_state(folder / "training", _STATE)
+            trial.load_state(checkpoint.state_on(device, state))
+        else:
+            trial.index = task.since
+    elif not task.start.scratch:
+        policy.load_state(mixed_policy(run, task.start))
+    cache.setdefault("trials", {})[str(task.run), task.trial] = trial
+    return trial
+
+
+def mixed_policy(run: RunFolder, start: Start) -> dict[str, Tensor]:
+    """Return the weights that a start names: one archived policy, or a soup of several."""
+    mixed: dict[str, Tensor] = {}
+    for (trial, step), share in zip(start.points, start.shares, strict=True):
+        state = checkpoint.load_state(run.policy(trial, step), _WEIGHTS)
+        for name, value in state.items():
+            mixed[name] = mixed.get(name, torch.zeros_like(value)) + share * value
+    return mixed
+
+
+def _names(study: Study) -> list[str]:
+    return [objective.name for objective in study.train_objectives]
+
+
+# --- artifacts: built once, shared by runs -----------------------------------------------------
+
+
+def base_folder(study: Study, artifacts: Path) -> Path:
+    """Return where the study's base policy is cached; it may not exist yet."""
+    recipe = study.policy.recipe(study.task, study.seed, _names(study))
+    text = json.dumps({"policy": study.policy.name, **recipe}, sort_keys=True)
+    return artifacts / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def ensure_base(study: Study, run: RunFolder, progress: Callable[[float, str], None]) -> Path:
+    """Build the base policy unless it is cached, and return its folder.
+
+    Args:
+        study: names the policy source and the task.
+        run: its ``artifacts`` folder is the cache.
+        progress: called with the share done in [0, 1] and a few words.
+    """
+    folder = base_folder(study, run.artifacts)
+    if not folder.is_dir():
+        beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        study.policy.build(study.task, study.seed, _names(study), beside, progress)
+        checkpoint.publish(beside, folder)
+    progress(1.0, "base policy ready")
+    return folder
+
+
+def calibration(study: Study, run: RunFolder) -> tuple[Tensor, Tensor] | None:
+    """Return mean and deviation of the base policy's scores on steer, [K] each.
+
+    Only for ``scale: calibrated``; else None. Measured once and cached with the artifacts.
+    """
+    if study.section.training.scale == "none":
+        return None
+    recipe = {
+        "base": base_folder(study, run.artifacts).name,
+        "objectives": study.data["objectives"],
+        "evaluation": study.data["evaluation"],
+        "rollout": study.data["rollout"],
+        "seed": study.seed,
+    }
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+    folder = run.artifacts / f"calibration-{digest}"
+    if not folder.is_dir():
+        base = base_folder(study, run.artifacts)
+        policy = Policy(study.policy.load(base, _names(study)), choose_device())
+        rewards, sections = study.new_rewards(), study.section.objectives
+        columns = [Column(n, rewards[n], sections[n].output) for n in _names(study)]
+        evaluator = Evaluator(study, split_prompts(study.task, ("steer",)), columns)
+        condition = study.conditions[0]
+        _, scores_PSK, _ = evaluator.sampled_scores(policy, "steer", condition, Cost())
+        mean_K, deviation_K = mean_and_deviation(scores_PSK.flatten(0, 1))
+        beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+        shutil.rmtree(beside, ignore_errors=True)
+        checkpoint.save_state({"mean": mean_K, "deviation": deviation_K}, beside, "scores")
+        checkpoint.publish(beside, folder)
+    state = checkpoint.load_state(folder, "scores")
+    return state["mean"], state["deviation"]
+
+
+def mean_and_deviation(scores_BK: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation (ddof 1) per objective, NaN left out; [K] each."""
+    mean_K = scores_BK.nanmean(0)
+    count_K = (~scores_BK.isnan()).sum(0)
+    squares_K = (scores_BK - mean_K).square().nansum(0)
+    return mean_K, (squares_K / (count_K - 1).clamp_min(1)).sqrt()

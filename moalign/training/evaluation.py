@@ -1,0 +1,138 @@
+"""Measuring a policy on a split, with the same random numbers for every policy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moalign.errors import DataError
+from moalign.study.study import Study
+from moalign.training import seeds
+from moalign.training.policy import Policy
+from moalign.training.rollout import sample
+from moalign.training.scoring import Column, score
+from moalign.training.splits import measured_prompts
+from moalign.types import Cost, Evaluation, Prompt, Split
+
+SAMPLES_KEPT = 8
+"""How many completions an evaluation keeps for people to read."""
+
+CHUNK = 512
+"""Rows sampled at a time."""
+
+
+class Evaluator:
+    """Measures policies of one study."""
+
+    def __init__(
+        self,
+        study: Study,
+        prompts: Mapping[Split, Sequence[Prompt]],
+        columns: Sequence[Column],
+    ) -> None:
+        """Set up.
+
+        Args:
+            study: gives prompts, samples, rollout and seed.
+            prompts: all prompts by split.
+            columns: every objective, monitored ones included; stateful rewards are left as they
+                were before.
+        """
+        self.study = study
+        self.prompts = prompts
+        self.columns = list(columns)
+
+    def evaluate(
+        self, policy: Policy, split: Split, condition: Mapping[str, float] | None, cost: Cost
+    ) -> Evaluation:
+        """Measure a policy.
+
+        Random numbers are keyed by (study seed, split, prompt, sample), so two policies are
+        compared on the same draws.
+
+        Args:
+            policy: what is measured.
+            split: on which prompts.
+            condition: weights written into the prompts, or None.
+            cost: charged.
+
+        Raises:
+            DataError: an objective applied to no prompt of the split.
+        """
+        spent = Cost()
+        prompts, scores_PSK, samples = self.sampled_scores(policy, split, condition, spent)
+        cost.add(spent)
+        values_PK = scores_PSK.double().nanmean(1)
+        names = tuple(column.name for column in self.columns)
+        units = list(dict.fromkeys(prompt.unit for prompt in prompts))
+        values_UK = []
+        for unit in units:
+            mine = torch.tensor([prompt.unit == unit for prompt in prompts])
+            values_UK.append(values_PK[mine].nanmean(0).tolist())
+        for k, name in enumerate(names):
+            if all(math.isnan(row[k]) for row in values_UK):
+                raise DataError(
+                    f"objective {name} applies to no prompt of the {split} split, so it cannot be "
+                    "measured"
+                )
+        return Evaluation(names, tuple(units), values_UK, spent, samples)
+
+    def sampled_scores(
+        self, policy: Policy, split: Split, condition: Mapping[str, float] | None, cost: Cost
+    ) -> tuple[list[Prompt], Tensor, tuple[Mapping[str, Any], ...]]:
+        """Sample completions for the measured prompts of a split and score them.
+
+        Returns:
+            the P prompts, raw scores [P, samples, K] with NaN where an objective does not apply,
+            and a few completions for people.
+        """
+        study, settings = self.study, self.study.section.evaluation
+        prompts = measured_prompts(self.prompts[split], settings.prompts, study.seed)
+        trained = [o.name for o in study.train_objectives]
+        states = [(c.reward, c.reward.state_dict()) for c in self.columns]
+        scores: list[Tensor] = []
+        samples: list[Mapping[str, Any]] = []
+        per_chunk = max(1, CHUNK // settings.samples)
+        for start in range(0, len(prompts), per_chunk):
+            part = prompts[start : start + per_chunk]
+            conditions_PK = None
+            if condition is not None:
+                row = torch.tensor([condition[name] for name in trained])
+                conditions_PK = row.expand(len(part), -1)
+            batch = sample(
+                policy,
+                study.rollout,
+                study.task,
+                part,
+                group=settings.samples,
+                seeds_B=[
+                    seeds.key(study.seed, split, prompt.id, number)
+                    for prompt in part
+                    for number in range(settings.samples)
+                ],
+                conditions_PK=conditions_PK,
+                names=trained,
+                micro_tokens=study.section.training.micro_tokens,
+                cost=cost,
+            )
+            cost.generated += int(batch.mask_BT.sum())
+            scores_BK = score(batch, self.columns).scores_BK.cpu()
+            scores.append(scores_BK.unflatten(0, (len(part), settings.samples)))
+            for p in range(min(len(part), SAMPLES_KEPT - len(samples))):
+                b = p * settings.samples
+                named = zip(self.columns, scores_BK[b].tolist(), strict=True)
+                samples.append(
+                    {
+                        "prompt": part[p].text,
+                        "text": batch.texts_B[b],
+                        "scores": {c.name: None if math.isnan(v) else v for c, v in named},
+                    }
+                )
+        for reward, state in states:
+            if state:
+                reward.load_state_dict(state)
+        return prompts, torch.cat(scores), tuple(samples)

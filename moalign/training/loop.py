@@ -1,0 +1,456 @@
+"""One trial's training, top to bottom: rollout, scores, advantages, weights, loss, update.
+
+``P`` prompts, ``G`` completions each, ``B = P*G`` rows, ``T`` tokens, ``K`` training objectives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moalign.components import Optimizer, Stateful, Weighting
+from moalign.errors import ContractError, NonFiniteError
+from moalign.maths.combine import combine
+from moalign.study.study import Study
+from moalign.training import seeds
+from moalign.training.evaluation import Evaluator
+from moalign.training.gradients import gram_of, per_objective_gradients
+from moalign.training.policy import Policy, micro_batches
+from moalign.training.rollout import sample
+from moalign.training.scoring import Column, Scores, score
+from moalign.training.splits import split_prompts, step_prompts
+from moalign.types import (
+    Batch,
+    Cost,
+    Evaluation,
+    Objective,
+    ResponseScores,
+    Rows,
+    Split,
+    Step,
+    Weights,
+)
+
+
+class Trial:
+    """A policy in training.
+
+    Attributes:
+        index: training steps taken.
+        cost: tokens spent so far, measurements included.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        trial: int,
+        policy: Policy,
+        total: int,
+        calibration: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Set up a trial at step 0.
+
+        Args:
+            study: with the trial's values filled in.
+            trial: its number, part of every random key.
+            policy: where it begins.
+            total: full length, the schedule's horizon.
+            calibration: mean and deviation per training objective, [K] each, for
+                ``scale: calibrated``.
+        """
+        self.study = study
+        self.trial = trial
+        self.policy = policy
+        self.total = total
+        self.calibration = calibration
+        self.index = 0
+        self.cost = Cost()
+        self.training = study.section.training
+        self.objectives: tuple[Objective, ...] = study.train_objectives
+        self.preference_K = torch.tensor([study.preference[o.name] for o in self.objectives])
+        self.weighting: Weighting = study.new_weighting()
+        self.optimizer: Optimizer = study.new_optimizer()
+        self.rewards = study.new_rewards()
+        sections = study.section.objectives
+        self.columns = [Column(n, r, sections[n].output) for n, r in self.rewards.items()]
+        self.train_columns = [
+            Column(o.name, self.rewards[o.name], sections[o.name].output) for o in self.objectives
+        ]
+        self.prompts = split_prompts(study.task, ("train", *self._measured_splits()))
+        self.evaluator = Evaluator(study, self.prompts, self.columns)
+        self.parameters = [p for _, p in policy.trainable()]
+        for module in self.optimizer.modules().values():
+            self.parameters += list(module.to(policy.device).parameters())
+        self.torch_optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=self.training.learning_rate,
+            betas=(0.9, 0.999),
+            weight_decay=self.training.weight_decay,
+        )
+
+    def _measured_splits(self) -> tuple[Split, ...]:
+        steer: tuple[Split, ...] = ("steer",) if "steer" in self.weighting.needs else ()
+        return (*steer, "validation")
+
+    # --- the step ------------------------------------------------------------------------------
+
+    def train_step(self) -> dict[str, float]:
+        """Take one training step and return what there is to record about it.
+
+        Raises:
+            NonFiniteError: a reward, loss or gradient is not finite; the policy is unchanged.
+            ContractError: a component returned what its contract does not allow.
+        """
+        torch.manual_seed(seeds.key(self.study.seed, self.trial, self.index, "dropout"))
+        rate = self.learning_rate()
+        batch = self.rollout("train", self.index)
+        scores = score(batch, self.train_columns)
+        batch.token_rewards_BTK = scores.token_rewards_BTK
+        scores_PGK = scores.scores_BK.unflatten(0, (len(batch.prompts_P), batch.group))
+        advantages_BTK = self.optimizer.advantages(scores_PGK, batch)
+        step = self._step(batch, scores_PGK, advantages_BTK, rate)
+        returned = self.weighting.weigh(step)
+        metrics = self._describe(step, returned)
+        advantages_BT = self._combined(step, returned, scores)
+        metrics |= self._update(batch, advantages_BT, rate)
+        self.index += 1
+        return metrics
+
+    def learning_rate(self) -> float:
+        """Return this step's learning rate: warm-up, then the schedule over the full length."""
+        t = self.training
+        if self.index < t.warmup:
+            return t.learning_rate * (self.index + 1) / t.warmup
+        done = (self.index - t.warmup) / max(self.total - t.warmup, 1)
+        if t.schedule == "linear":
+            return t.learning_rate * (1.0 - done)
+        if t.schedule == "cosine":
+            return t.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
+        return t.learning_rate
+
+    def rollout(self, split: Split, index: int) -> Batch:
+        """Sample this step's batch from the current policy."""
+        t, key = self.training, (self.study.seed, self.trial)
+        prompts = step_prompts(self.prompts[split], t.prompts, index, *key, split)
+        conditions_PK = self._conditions(len(prompts), index)
+        rows = len(prompts) * t.group
+        batch = sample(
+            self.policy,
+            self.study.rollout,
+            self.study.task,
+            prompts,
+            group=t.group,
+            seeds_B=[seeds.key(*key, index, split, "rollout", b) for b in range(rows)],
+            conditions_PK=conditions_PK,
+            names=[o.name for o in self.objectives],
+            micro_tokens=t.micro_tokens,
+            cost=self.cost,
+        )
+        self.cost.generated += int(batch.mask_BT.sum())
+        return batch
+
+    def _conditions(self, count: int, index: int) -> Tensor | None:
+        """Draw the weights each prompt is conditioned on, uniform on the simplex; [P, K]."""
+        if self.study.policy.condition == "none":
+            return None
+        generator = seeds.generator(self.study.seed, self.trial, index, "conditions")
+        draws = torch.rand(count, len(self.objectives), generator=generator)
+        exponential = -torch.log1p(-draws)
+        return exponential / exponential.sum(-1, keepdim=True)
+
+    def _step(
+        self, batch: Batch, scores_PGK: Tensor, advantages_BTK: Tensor, rate: float
+    ) -> Step:
+        needs = self.weighting.needs
+        return Step(
+            objectives=self.objectives,
+            preference_K=self.preference_K,
+            index=self.index,
+            total=self.total,
+            learning_rate=rate,
+            scores_PGK=scores_PGK.cpu(),
+            advantages_BTK=advantages_BTK.cpu(),
+            batch=batch,
+            gram=(lambda probes: self._gram(batch, advantages_BTK, probes))
+            if "gram" in needs
+            else None,
+            prompt_features=(lambda: self.policy.prompt_features(batch.prompt_ids_P))
+            if "prompt_features" in needs
+            else None,
+            evaluate=self._evaluate_during_training if "steer" in needs else None,
+        )
+
+    def _combined(self, step: Step, returned: Weights | ResponseScores, scores: Scores) -> Tensor:
+        """Return the advantage that the loss uses, [B, T] or [B, 1], on the policy's device."""
+        batch, device = step.batch, self.policy.device
+        whiten = self.training.batch_norm
+        if isinstance(returned, ResponseScores):
+            alone = self.optimizer.advantages(returned.values_PG[..., None].to(device), batch)
+            ones = torch.ones(1, device=device)
+            return combine(alone, ones, batch=batch, batch_norm=whiten)
+        values = returned.values.to(device)
+        gain = returned.gain
+        gain = gain.to(device) if isinstance(gain, Tensor) else gain
+        if self.training.combine == "advantages":
+            advantages = step.advantages_BTK.to(device)
+            return combine(advantages, values, batch=batch, gain=gain, batch_norm=whiten)
+        scores_PGK = self._scaled(step.scores_PGK.to(device))
+        summed_PG = (values * scores_PGK).nansum(-1)
+        nothing = scores_PGK.isnan().all(-1)
+        summed_PG = summed_PG.masked_fill(nothing, torch.nan)
+        batch.token_rewards_BTK = _weighted_token_rewards(scores, values, batch)
+        advantages_BT1 = self.optimizer.advantages(summed_PG[..., None], batch)
+        batch.token_rewards_BTK = scores.token_rewards_BTK
+        ones = torch.ones(1, device=device)
+        return combine(advantages_BT1, ones, batch=batch, gain=gain, batch_norm=whiten)
+
+    def _scaled(self, scores_PGK: Tensor) -> Tensor:
+        if self.calibration is None:
+            return scores_PGK
+        mean_K, deviation_K = (value.to(scores_PGK) for value in self.calibration)
+        return (scores_PGK - mean_K) / deviation_K.clamp_min(1e-6)
+
+    def _update(self, batch: Batch, advantages_BT: Tensor, rate: float) -> dict[str, float]:
+        """Take the gradient steps of one rollout and return their mean metrics."""
+        for group in self.torch_optimizer.param_groups:
+            group["lr"] = rate
+        on_policy = self.optimizer.epochs == 1 and self.training.minibatches == 1
+        old_BT = None if on_policy and not batch.has("logprobs") else batch.logprobs_BT
+        totals: dict[str, float] = {}
+        updates = 0
+        for epoch in range(self.optimizer.epochs):
+            for rows in self._mini_batches(batch, epoch):
+                metrics = self._mini_batch(batch, rows, advantages_BT, old_BT)
+                for name, value in metrics.items():
+                    totals[name] = totals.get(name, 0.0) + value
+                updates += 1
+        return {name: value / updates for name, value in totals.items()}
+
+    def _mini_batches(self, batch: Batch, epoch: int) -> list[Tensor]:
+        """Deal whole prompts to mini-batches at random; return the rows of each."""
+        prompts = len(batch.prompts_P)
+        rows_PG = torch.arange(batch.rows).view(prompts, batch.group)
+        count = self.training.minibatches
+        if count == 1:
+            return [rows_PG.flatten()]
+        key = (self.study.seed, self.trial, self.index, "minibatches", epoch)
+        order = torch.randperm(prompts, generator=seeds.generator(*key))
+        return [rows_PG[part].flatten() for part in order.tensor_split(count)]
+
+    def _mini_batch(
+        self, batch: Batch, rows: Tensor, advantages_BT: Tensor, old_BT: Tensor | None
+    ) -> dict[str, float]:
+        """Accumulate the gradients of a mini-batch over its micro-batches and take one step."""
+        self.torch_optimizer.zero_grad(set_to_none=True)
+        needs_reference = "ref_logprobs" in self.optimizer.needs
+        totals: dict[str, Tensor] = {}
+        mask_BT = batch.mask_BT[rows]
+        for part in self._micro_batches(batch, rows):
+            mask = batch.mask_BT[part]
+            longest = int(mask.sum(-1).max())
+            mask = mask[:, :longest]
+            logprobs_BT = self._logprobs(batch, part, longest)
+            old = logprobs_BT.detach() if old_BT is None else old_BT[part, :longest]
+            share = Rows(
+                mask_BT=mask,
+                old_logprobs_BT=old,
+                ref_logprobs_BT=batch.ref_logprobs_BT[part, :longest] if needs_reference else None,
+                total_rows=len(rows),
+                total_tokens=int(mask_BT.sum()),
+                max_tokens=self.study.rollout.max_tokens,
+            )
+            advantages = advantages_BT[part, :longest]
+            loss, metrics = self.optimizer.loss(logprobs_BT, share, advantages)
+            loss.backward()  # type: ignore[no-untyped-call]
+            entropy = -(logprobs_BT.detach() * mask).sum() / share.total_tokens
+            for name, value in {**metrics, "loss": loss, "entropy": entropy}.items():
+                totals[name] = totals.get(name, torch.zeros(())) + value.detach().cpu()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.training.clip_norm)
+        if not (torch.isfinite(norm) and torch.isfinite(totals["loss"])):
+            raise NonFiniteError(
+                f"the loss ({float(totals['loss'])}) or its gradient (norm {float(norm)}) is not "
+                f"finite at step {self.index + 1}; a lower training.learning_rate may help"
+            )
+        self.torch_optimizer.step()
+        return {name: float(value) for name, value in totals.items()} | {
+            "gradient_norm": float(norm)
+        }
+
+    def _micro_batches(self, batch: Batch, rows: Tensor) -> list[Tensor]:
+        prompt_lengths = torch.tensor([len(ids) for ids in batch.prompt_ids_P])
+        lengths_B = batch.lengths_B().cpu() + prompt_lengths.repeat_interleave(batch.group)
+        parts = micro_batches(lengths_B[rows].tolist(), self.training.micro_tokens)
+        return [rows[torch.tensor(part)] for part in parts]
+
+    def _logprobs(self, batch: Batch, rows: Tensor, longest: int) -> Tensor:
+        """Forward some rows with gradient; [rows, longest]."""
+        prompt_ids = [batch.prompt_ids_P[int(b) // batch.group] for b in rows]
+        mask = batch.mask_BT[rows, :longest]
+        tokens = int(mask.sum()) + sum(map(len, prompt_ids))
+        self.cost.add(Cost(forwarded=tokens, backwarded=tokens))
+        return self.policy.logprobs(prompt_ids, batch.ids_BT[rows, :longest], mask)
+
+    # --- what a weighting may ask for ----------------------------------------------------------
+
+    def _gram(self, batch: Batch, advantages_BTK: Tensor, probes: tuple[str, ...]) -> Tensor:
+        gradients = [self._gradients(batch, advantages_BTK)]
+        for probe in probes:
+            if probe != "steer":
+                raise ContractError(
+                    f"weighting {self.weighting.name} asks for the probe {probe!r}; there is "
+                    "'steer' only"
+                )
+            steer = self.rollout("steer", self.index)
+            scores = score(steer, self.train_columns)
+            steer.token_rewards_BTK = scores.token_rewards_BTK
+            scores_PGK = scores.scores_BK.unflatten(0, (len(steer.prompts_P), steer.group))
+            steer_BTK = self.optimizer.advantages(scores_PGK, steer)
+            gradients.append(self._gradients(steer, steer_BTK).sum(0, keepdim=True))
+        return gram_of(torch.cat(gradients))
+
+    def _gradients(self, batch: Batch, advantages_BTK: Tensor) -> Tensor:
+        """Return the gradient of each objective's surrogate (ascent), [K, N].
+
+        On-policy and unclipped: the surrogate is the mean over rows of advantage times summed
+        log-probability, as in REINFORCE; terms that are no objective (KL, entropy) are left out.
+        """
+        parameters = [p for _, p in self.policy.trainable()]
+
+        def one_pass(part: Tensor) -> Callable[[], Tensor]:
+            def terms() -> Tensor:
+                longest = int(batch.mask_BT[part].sum(-1).max())
+                logprobs_BT = self._logprobs(batch, part, longest)
+                weighted = advantages_BTK[part, :longest] * logprobs_BT[..., None]
+                return weighted.sum((0, 1)) / batch.rows
+
+            return terms
+
+        parts = self._micro_batches(batch, torch.arange(batch.rows))
+        objectives = advantages_BTK.shape[-1]
+        self.policy.model.train()
+        return per_objective_gradients(parameters, [one_pass(p) for p in parts], objectives)
+
+    def _evaluate_during_training(self, split: Split) -> Evaluation:
+        return self.evaluator.evaluate(self.policy, split, self._own_condition(), self.cost)
+
+    def _own_condition(self) -> Mapping[str, float] | None:
+        return None if self.study.policy.condition == "none" else self.study.preference
+
+    # --- measuring and recording ---------------------------------------------------------------
+
+    def measure(self, split: Split) -> list[tuple[Mapping[str, float] | None, Evaluation]]:
+        """Measure the policy on a split under each of the study's conditions."""
+        return [
+            (condition, self.evaluator.evaluate(self.policy, split, condition, self.cost))
+            for condition in self.study.conditions
+        ]
+
+    def _describe(self, step: Step, returned: Weights | ResponseScores) -> dict[str, float]:
+        """Check what the weighting returned and describe the step in numbers."""
+        names, batch = step.names, step.batch
+        metrics: dict[str, float] = {
+            "learning_rate": step.learning_rate,
+            "length": float(batch.lengths_B().float().mean()),
+            "finished": float(batch.finished_B.float().mean()),
+        }
+        means_K = step.mean_scores_K()
+        flat_K = (step.advantages_BTK == 0).all(1).unflatten(0, step.scores_PGK.shape[:2])
+        for k, name in enumerate(names):
+            if not math.isnan(float(means_K[k])):
+                metrics[f"objective/{name}"] = float(means_K[k])
+            metrics[f"flat_groups/{name}"] = float(flat_K[..., k].all(1).float().mean())
+        metrics |= {f"weighting/{name}": float(v) for name, v in returned.metrics.items()}
+        if isinstance(returned, Weights):
+            check_weights(self.weighting, returned, step)
+            shape = step.scores_PGK.shape
+            values_PGK = returned.values.expand(shape)
+            advantages = step.advantages_BTK.abs().mean(1).unflatten(0, shape[:2])
+            shares_K = (values_PGK.abs() * advantages).mean((0, 1))
+            total = float(shares_K.sum())
+            for k, name in enumerate(names):
+                metrics[f"weight/{name}"] = float(values_PGK[..., k].mean())
+                metrics[f"advantage_share/{name}"] = float(shares_K[k]) / total if total else 0.0
+            gain = returned.gain
+            metrics["gain"] = float(gain.mean()) if isinstance(gain, Tensor) else float(gain)
+        return metrics
+
+    def state(self) -> dict[str, Any]:
+        """Return all that is needed to go on, beside the policy's weights."""
+        return {
+            "index": self.index,
+            "total": self.total,
+            "cost": self.cost.to_json(),
+            "torch_optimizer": self.torch_optimizer.state_dict(),
+            "components": {name: part.state_dict() for name, part in self._stateful().items()},
+            "modules": {n: dict(m.state_dict()) for n, m in self.optimizer.modules().items()},
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over a state that :meth:`state` returned."""
+        self.index = int(state["index"])
+        self.cost = Cost(**state["cost"])
+        self.torch_optimizer.load_state_dict(state["torch_optimizer"])
+        for name, part in self._stateful().items():
+            part.load_state_dict(state["components"][name])
+        for name, module in self.optimizer.modules().items():
+            module.load_state_dict(state["modules"][name])
+
+    def _stateful(self) -> dict[str, Stateful]:
+        rewards = {f"reward/{name}": reward for name, reward in self.rewards.items()}
+        return {"weighting": self.weighting, "optimizer": self.optimizer, **rewards}
+
+
+def check_weights(weighting: Weighting, weights: Weights, step: Step) -> None:
+    """Check a weighting's values against its contract.
+
+    Raises:
+        ContractError: wrong shape, not finite, or off the simplex without declaring it.
+    """
+    who = f"weighting {weighting.name}"
+    values, shape = weights.values, tuple(step.scores_PGK.shape)
+    try:
+        values.expand(shape)
+    except RuntimeError:
+        raise ContractError(
+            f"{who} returned weights of shape {list(values.shape)}; they must be broadcastable to "
+            f"[P, G, K] = {list(shape)}, one per objective: {', '.join(step.names)}"
+        ) from None
+    if not torch.isfinite(values).all():
+        raise NonFiniteError(f"{who} returned weights that are not finite: {values.tolist()}")
+    if "signed" not in weighting.declares and (values < 0).any():
+        raise ContractError(
+            f"{who} returned a negative weight ({float(values.min())}) without declaring 'signed'"
+        )
+    sums = values.sum(-1)
+    if "unnormalised" not in weighting.declares and (sums - 1).abs().max() > 1e-4:
+        raise ContractError(
+            f"{who} returned weights that sum to {float(sums.flatten()[0]):.6g}, not 1, without "
+            "declaring 'unnormalised'"
+        )
+
+
+def _weighted_token_rewards(scores: Scores, values: Tensor, batch: Batch) -> Tensor | None:
+    """Return the weighted sum of per-token rewards as one column, or None if there are none."""
+    if scores.token_rewards_BTK is None:
+        return None
+    dense = _dense(scores, batch)
+    shape = (len(batch.prompts_P), batch.group, dense.shape[-1])
+    weights_BK = values.expand(shape).flatten(0, 1)
+    return (dense * weights_BK[:, None]).sum(-1, keepdim=True)
+
+
+def _dense(scores: Scores, batch: Batch) -> Tensor:
+    """Return per-token rewards of every objective: those without any get theirs at the end."""
+    assert scores.token_rewards_BTK is not None
+    per_token = scores.token_rewards_BTK.clone()
+    last_B = (batch.lengths_B() - 1).clamp_min(0)
+    at_end = torch.zeros_like(per_token)
+    index = last_B[:, None, None].expand(-1, 1, per_token.shape[-1])
+    at_end.scatter_(1, index, scores.scores_BK.nan_to_num(0.0)[:, None])
+    missing_K = per_token.isnan().flatten(0, 1).all(0)
+    return torch.where(missing_K, at_end, per_token.nan_to_num(0.0))
+

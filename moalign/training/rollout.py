@@ -1,0 +1,96 @@
+"""From prompts to a batch: render, sample, decode, and offer log-probabilities on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from moalign.components import Rollout, Task
+from moalign.training.policy import Policy, micro_batches
+from moalign.types import Batch, Cost, Prompt
+
+
+def sample(
+    policy: Policy,
+    rollout: Rollout,
+    task: Task,
+    prompts: Sequence[Prompt],
+    *,
+    group: int,
+    seeds_B: Sequence[int],
+    conditions_PK: Tensor | None,
+    names: Sequence[str],
+    micro_tokens: int,
+    cost: Cost,
+) -> Batch:
+    """Sample completions and return them as a batch.
+
+    Args:
+        policy: what samples.
+        rollout: the engine.
+        task: makes surface texts.
+        prompts: P prompts.
+        group: G completions each.
+        seeds_B: one seed per row.
+        conditions_PK: weights written into the prompts, or None.
+        names: the K objectives that the conditions are about.
+        micro_tokens: most tokens, padding included, in one forward pass of the lazy values.
+        cost: charged for the lazy values when they are computed; sampling is the caller's.
+    """
+    prompt_ids = [
+        policy.prompt_ids(prompt, _condition(conditions_PK, p, names))
+        for p, prompt in enumerate(prompts)
+    ]
+    completions = rollout.generate(
+        policy.model,
+        prompt_ids,
+        group=group,
+        seeds_B=seeds_B,
+        end_ids=policy.end_ids,
+        pad_id=policy.pad_id,
+    )
+    lengths = completions.mask_BT.sum(-1).long().tolist()
+    ids = completions.ids_BT.tolist()
+    raw_texts = policy.decode_all([row[:n] for row, n in zip(ids, lengths, strict=True)])
+    texts = [task.surface(prompts[b // group], text) for b, text in enumerate(raw_texts)]
+
+    def forward(reference: bool) -> Tensor:
+        rows_ids = [prompt_ids[b // group] for b in range(len(texts))]
+        sizes = [len(p) + n for p, n in zip(rows_ids, lengths, strict=True)]
+        cost.add(Cost(forwarded=sum(sizes)))
+        out = torch.zeros_like(completions.mask_BT)
+        compute = policy.reference_logprobs if reference else policy.logprobs
+        with torch.no_grad():
+            for part in micro_batches(sizes, micro_tokens):
+                longest = max(lengths[b] for b in part)
+                rows = torch.tensor(part, device=out.device)
+                out[rows, :longest] = compute(
+                    [rows_ids[b] for b in part],
+                    completions.ids_BT[rows, :longest],
+                    completions.mask_BT[rows, :longest],
+                    temperature=rollout.temperature,
+                )
+        return out
+
+    return Batch(
+        prompts_P=prompts,
+        group=group,
+        prompt_ids_P=prompt_ids,
+        texts_B=texts,
+        raw_texts_B=raw_texts,
+        ids_BT=completions.ids_BT,
+        mask_BT=completions.mask_BT,
+        finished_B=completions.finished_B,
+        conditions_PK=conditions_PK,
+        lazy={"logprobs": lambda: forward(False), "ref_logprobs": lambda: forward(True)},
+    )
+
+
+def _condition(
+    conditions_PK: Tensor | None, p: int, names: Sequence[str]
+) -> Mapping[str, float] | None:
+    if conditions_PK is None:
+        return None
+    return dict(zip(names, conditions_PK[p].tolist(), strict=True))

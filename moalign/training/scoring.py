@@ -1,0 +1,118 @@
+"""From completions to scores per objective: every reward once, asynchronous ones together."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moalign.components import Reward
+from moalign.errors import ContractError, MoalignError, NonFiniteError
+from moalign.types import Batch
+
+
+@dataclass(frozen=True)
+class Column:
+    """One objective's column: which output of which reward."""
+
+    name: str
+    reward: Reward
+    output: str | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a batch.
+
+    Attributes:
+        scores_BK: raw, float32, NaN where an objective does not apply.
+        token_rewards_BTK: per-token rewards, NaN columns where an objective gives none; None if
+            no objective gives any.
+    """
+
+    scores_BK: Tensor
+    token_rewards_BTK: Tensor | None
+
+
+def score(batch: Batch, columns: Sequence[Column]) -> Scores:
+    """Score a batch: a reward that serves several columns is called once.
+
+    Raises:
+        ContractError: a reward raised, or returned the wrong length, type or outputs.
+        NonFiniteError: a reward returned an infinity.
+    """
+    rewards = {id(column.reward): column.reward for column in columns}
+    returned = {name: _call(reward, batch) for name, reward in rewards.items()}
+    waiting = {name: value for name, value in returned.items() if inspect.isawaitable(value)}
+    if waiting:
+        returned |= asyncio.run(_gather(waiting, rewards))
+    sequence, token = [], []
+    for column in columns:
+        values = _tensor(column, returned[id(column.reward)], batch)
+        per_token = values.ndim == 2
+        if per_token:
+            applies_B = ~values.isnan().all(-1)
+            values = values.nan_to_num(0.0) * batch.mask_BT
+            nothing = torch.full_like(values[:, 0], torch.nan)
+            sequence.append(torch.where(applies_B, values.sum(-1), nothing))
+            token.append(values)
+        else:
+            sequence.append(values)
+            token.append(None)
+    scores_BK = torch.stack(sequence, dim=-1)
+    if all(values is None for values in token):
+        return Scores(scores_BK, None)
+    absent = torch.full_like(batch.mask_BT, torch.nan)
+    stacked = torch.stack([absent if values is None else values for values in token], dim=-1)
+    return Scores(scores_BK, stacked)
+
+
+def _call(reward: Reward, batch: Batch) -> Any:
+    try:
+        return reward.score(batch)
+    except Exception as error:
+        raise _blame(reward, error) from error
+
+
+async def _gather(
+    waiting: Mapping[int, Awaitable[Any]], rewards: Mapping[int, Reward]
+) -> dict[int, Any]:
+    values = await asyncio.gather(*waiting.values(), return_exceptions=True)
+    for name, value in zip(waiting, values, strict=True):
+        if isinstance(value, BaseException):
+            raise _blame(rewards[name], value) from value
+    return dict(zip(waiting, values, strict=True))
+
+
+def _blame(reward: Reward, error: BaseException) -> MoalignError:
+    return ContractError(f"reward {reward.name} raised {type(error).__name__}: {error}")
+
+
+def _tensor(column: Column, returned: Any, batch: Batch) -> Tensor:
+    who = f"reward {column.reward.name} (objective {column.name})"
+    if column.output is not None:
+        if not isinstance(returned, Mapping) or column.output not in returned:
+            found = list(returned) if isinstance(returned, Mapping) else type(returned).__name__
+            raise ContractError(f"{who} must return its output {column.output!r}; found {found}")
+        returned = returned[column.output]
+    try:
+        values = torch.as_tensor(returned, dtype=torch.float32, device=batch.mask_BT.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ContractError(
+            f"{who} must return {batch.rows} numbers; found {type(returned).__name__} ({error})"
+        ) from error
+    shape = tuple(values.shape)
+    if shape not in {(batch.rows,), tuple(batch.mask_BT.shape)}:
+        raise ContractError(
+            f"{who} must return one number per completion, {batch.rows} of them, or a "
+            f"{list(batch.mask_BT.shape)} tensor of per-token rewards; found shape {list(shape)}"
+        )
+    if torch.isinf(values).any():
+        row = int(torch.isinf(values.flatten(1).sum(-1) if values.ndim > 1 else values).nonzero()[0])
+        raise NonFiniteError(f"{who} is infinite for {batch.texts_B[row]!r}")
+    return values.detach()

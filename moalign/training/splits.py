@@ -1,0 +1,103 @@
+"""Which prompts belong to which split, which are measured, and which a step trains on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Final, cast
+
+import torch
+
+from moalign.components import Task
+from moalign.errors import DataError
+from moalign.training import seeds
+from moalign.types import SPLITS, Prompt, Split
+
+SHARES: Final[Mapping[Split, float]] = {
+    "train": 0.80,
+    "steer": 0.05,
+    "validation": 0.05,
+    "test": 0.10,
+}
+"""How prompts without a split are dealt, by a hash of their text."""
+
+FEWEST: Final = 20
+"""Fewest prompts in a split that is needed."""
+
+_SALT: Final = "moalign split 1"
+
+
+def split_prompts(task: Task, needed: Sequence[Split]) -> dict[Split, list[Prompt]]:
+    """Return a task's prompts by split.
+
+    A prompt with a split of its own keeps it; if the task gives a test split, the others are dealt
+    in proportion of the remaining shares.
+
+    Raises:
+        DataError: fewer than :data:`FEWEST` prompts in a needed split, or an id that occurs twice.
+    """
+    prompts = task.prompts()
+    given = {prompt.split for prompt in prompts if prompt.split is not None}
+    open_shares = {name: share for name, share in SHARES.items() if name not in given - {"train"}}
+    by_split: dict[Split, list[Prompt]] = {cast("Split", name): [] for name in SPLITS}
+    seen: set[str] = set()
+    keeps_train = "train" in given and given >= {"steer", "validation", "test"}
+    for prompt in prompts:
+        if prompt.id in seen:
+            raise DataError(f"task {task.name}: two prompts have the id {prompt.id!r}")
+        seen.add(prompt.id)
+        if prompt.split is not None and (prompt.split != "train" or keeps_train):
+            by_split[prompt.split].append(prompt)
+        else:
+            by_split[_deal(prompt, open_shares)].append(prompt)
+    for name in needed:
+        if len(by_split[name]) < FEWEST:
+            raise DataError(
+                f"task {task.name}: the {name} split has {len(by_split[name])} prompts; it needs "
+                f"at least {FEWEST}. Give more data"
+            )
+    return by_split
+
+
+def _deal(prompt: Prompt, shares: Mapping[Split, float]) -> Split:
+    digest = hashlib.blake2b(f"{_SALT}\n{prompt.text}".encode(), digest_size=8).digest()
+    place = int.from_bytes(digest, "big") / 2**64 * sum(shares.values())
+    for name, share in shares.items():
+        place -= share
+        if place < 0:
+            return name
+    return "train"
+
+
+def measured_prompts(prompts: Sequence[Prompt], most: int, seed: int) -> list[Prompt]:
+    """Return the prompts of a split that are measured: at most ``most``, evenly over units.
+
+    Units take turns, each giving its prompts in an order keyed by the seed, so every unit counts
+    alike. With more units than ``most`` some are left out, always the same ones.
+    """
+    by_unit: dict[str, list[Prompt]] = {}
+    for prompt in sorted(prompts, key=lambda p: seeds.key(seed, "measured", p.id)):
+        by_unit.setdefault(prompt.unit, []).append(prompt)
+    chosen: list[Prompt] = []
+    rounds = max(len(queue) for queue in by_unit.values())
+    for turn in range(rounds):
+        for queue in by_unit.values():
+            if turn < len(queue) and len(chosen) < most:
+                chosen.append(queue[turn])
+    return chosen
+
+
+def step_prompts(prompts: Sequence[Prompt], count: int, index: int, *key: object) -> list[Prompt]:
+    """Return the prompts of training step ``index``: epochs of shuffled prompts, end to end.
+
+    Depends on the step's number only, so there is no position to save.
+    """
+    chosen = []
+    orders: dict[int, list[int]] = {}
+    for position in range(index * count, (index + 1) * count):
+        epoch, place = divmod(position, len(prompts))
+        if epoch not in orders:
+            generator = seeds.generator(*key, "order", epoch)
+            orders[epoch] = torch.randperm(len(prompts), generator=generator).tolist()
+        chosen.append(prompts[orders[epoch][place]])
+    return chosen

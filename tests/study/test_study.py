@@ -1,0 +1,207 @@
+"""Loading a study: what it resolves to, and the text of every mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from moalign.errors import StudyError
+from moalign.study.study import Study, complete_preference
+from moalign.types import FloatRange, Simplex
+
+Load = Callable[..., Study]
+
+
+def test_resolves_every_default_and_option(loaded: Load) -> None:
+    study = loaded()
+    assert study.data["weighting"] == {"flat": {"preference": None, "rate": 0.1}}
+    assert study.data["objectives"]["first"]["reward"] == {"one": {"limit": 1.0}}
+    assert study.data["training"]["optimizer"] == {"pairwise": {"clip": 0.2}}
+    assert study.section.training.group == 8
+    assert [o.name for o in study.train_objectives] == ["first", "second"]
+    assert study.objectives[0].bounds == (0.0, 1.0)
+    assert study.preference == {"first": 0.5, "second": 0.5}
+    assert study.conditions == [None]
+
+
+def test_resolving_is_idempotent(loaded: Load) -> None:
+    study = loaded()
+    again = study.with_values({})
+    assert again.data == study.data
+    assert again.fingerprint() == study.fingerprint()
+
+
+def test_space(loaded: Load) -> None:
+    assert loaded().space == {
+        "weighting.preference": Simplex(("first", "second")),
+        "training.learning_rate": FloatRange(1e-4, 1e-3, log=True),
+    }
+
+
+def test_values_of_a_trial(loaded: Load) -> None:
+    values = {"weighting.preference": {"first": 0.8, "second": 0.2}, "training.learning_rate": 2e-4}
+    study = loaded().with_values(values)
+    assert study.preference == {"first": 0.8, "second": 0.2}
+    assert study.section.training.learning_rate == 2e-4
+    assert loaded().section.training.learning_rate == 5e-4
+
+
+def test_report_preferences_are_the_centre_and_the_corners(loaded: Load) -> None:
+    centre, first, second = loaded().report_preferences
+    assert centre == {"first": 0.5, "second": 0.5}
+    assert first == pytest.approx({"first": 0.6, "second": 0.4})
+    assert second == pytest.approx({"first": 0.4, "second": 0.6})
+
+
+def test_equal_rewards_share_an_instance(loaded: Load, text: str) -> None:
+    same = text.replace("{reward: {one: {limit: 2.0}}}", "{reward: {one: {limit: 1.0}}}")
+    rewards = loaded(same).new_rewards()
+    assert rewards["first"] is rewards["second"]
+    rewards = loaded().new_rewards()
+    assert rewards["first"] is not rewards["second"]
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "expected"),
+    [
+        ("training.steps=80", ("training", "steps"), 80),
+        ("weighting.rate=0.5", ("weighting", "flat", "rate"), 0.5),
+        ("training.optimizer.clip=.3", ("training", "optimizer", "pairwise", "clip"), 0.3),
+        ("objectives.second.reward.limit=3", ("objectives", "second", "reward", "one", "limit"), 3),
+        ("search.rungs=[4]", ("search", "rungs"), [4]),
+    ],
+)
+def test_overrides_skip_component_names(
+    loaded: Load, text: str, override: str, path: tuple[str, ...], expected: object
+) -> None:
+    node: object = loaded(text, override).data
+    for part in path:
+        assert isinstance(node, dict)
+        node = node[part]
+    assert node == expected
+
+
+def test_what_runs_it_does_not_change_the_fingerprint(loaded: Load, text: str) -> None:
+    one, two = loaded(), loaded(text, "search.trials=99", "trackers=[]")
+    assert one.fingerprint() == two.fingerprint()
+    assert two.difference(one.data) == []
+    other = loaded(text, "training.steps=21")
+    assert other.fingerprint() != one.fingerprint()
+    assert other.difference(one.data) == ["training.steps: 20 -> 21"]
+
+
+MISTAKES = [
+    ("task: toy", "taks: toy", "toy.yaml line 2, key taks: no such key; did you mean 'task'?"),
+    ("task: toy", "task: tyo", "line 2, key task: no task is called 'tyo'; did you mean 'toy'?"),
+    ("task: toy\n", "", "key task: this key is missing (Prompts and references)"),
+    ("{reward: one}", "{reward: on}", "line 5, key objectives.first.reward: no reward is called"),
+    ("limit: 2.0", "limt: 2.0", "has no option 'limt'; did you mean 'limit'?"),
+    ("limit: 2.0", "limit: -2", "option 'limit' should be float > 0; found -2"),
+    ("limit: 2.0", "limit: true", "option 'limit' should be float > 0; found True"),
+    ("limit: 2.0", "limit: .nan", "option 'limit' should be float > 0; found nan"),
+    ("limit: 2.0", "limit: yes", "option 'limit' should be float > 0; found 'yes'"),
+    ("steps: 20", "stesp: 20", "key training.stesp: no such key; did you mean 'steps'?"),
+    ("steps: 20", "steps: 0", "key training.steps: found 0; input should be greater than"),
+    ("steps: 20", "steps: many", 'key training.steps: found "many"; input should be a valid'),
+    ("steps: 20", "steps: 20, group: 1", "group must be at least 2; found 1"),
+    ("steps: 20", "steps: 20, minibatches: 17", "17 mini-batches cannot be made of 16 prompts"),
+    ("steps: 20", "steps: 20, scale: calibrated", "it needs combine: rewards"),
+    ("rungs: [5, 10]", "rungs: [10, 5]", "rungs must rise; found [10, 5]"),
+    ("rungs: [5, 10]", "rungs: [5, 20]", "rungs must lie below training.steps (20)"),
+    ("weighting: flat", "weighting: {flat: {preference: {first: 1}}}", "leaves out second"),
+    (
+        "weighting: flat",
+        "weighting: {flat: {preference: {first: 1, secnd: 2}}}",
+        "the preference names 'secnd', which is not trained on; did you mean 'second'?",
+    ),
+    (
+        "weighting: flat",
+        "weighting: {flat: {preference: {first: -1, second: 2}}}",
+        "the weight of 'first' must be finite and >= 0; found -1.0",
+    ),
+    (
+        "weighting: flat",
+        "weighting: {flat: {preference: {first: 0, second: 0}}}",
+        "at least one weight must be > 0; all are 0",
+    ),
+    (
+        "weighting: flat",
+        "weighting: {flat: {preference: {first: .nan, second: 0}}}",
+        "Input should be a finite number",
+    ),
+    (
+        "weighting: flat",
+        "weighting: {bare: {primary: firts}}",
+        "primary is 'firts'; did you mean 'first'?",
+    ),
+    (
+        "weighting: flat",
+        "weighting: {bare: {primary: first}}",
+        "has no preference called 'preference' that a simplex could search; of it one can search: "
+        "weighting.primary",
+    ),
+    ("reward: one}", "reward: free}", "needs `bounds: [lo, hi]`"),
+    ("reward: one}", "reward: one, bounds: [1, 0]}", "the lower bound must be below the upper"),
+    ("reward: one}", "reward: heads}", "say which with `output`: a, b; found None"),
+    ("reward: one}", "reward: one, output: a}", "has one output only; remove `output: a`"),
+    ("reward: one}", "reward: {clipped: {inner: oen}}}", "no reward is called 'oen'; did you mean"),
+    ("reward: one}", "reward: {clipped: {}}}", "needs option 'inner' (Reward)"),
+    ("reward: one}", "reward: needy}", "needs 'hiden', which nothing provides; did you mean 'hid"),
+    ("reward: one}", "reward: [one]}", "key objectives.first.reward"),
+    ("weighting.preference: simplex", "weighting.rate: simplex", "has no preference called 'rate'"),
+    ("low: 1.0e-4", "low: 1.0e-2", "low must be below high; found 0.01 and 0.001"),
+    ("low: 1.0e-4", "low: -1.0", "a logarithmic range starts above 0; found -1.0"),
+    ("training.learning_rate: {low", "training.learning_rat: {low", "no such key"),
+    ("training.learning_rate: {low", "search.trials: {low", "does not change what a trial learns"),
+    ("study: toy", "study: toy\nstudy: toy", "key study is given twice; the first is on line 1"),
+    ("study: toy", "study: [toy", "this is not YAML"),
+    ("study: toy", "study: !!python/name:os.system ''", "a study is plain data"),
+    ("study: toy", "study: a b", "key study"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "message"), MISTAKES)
+def test_mistakes(loaded: Load, text: str, old: str, new: str, message: str) -> None:
+    assert old in text
+    with pytest.raises(StudyError) as caught:
+        loaded(text.replace(old, new, 1))
+    assert message in str(caught.value), str(caught.value)
+    assert "toy.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.steps", "write --set path=value"),
+        ("training.steps=abc", "--set training.steps=abc"),
+        ("training.stesp=3", "did you mean 'steps'"),
+        ("training..steps=3", "is no path"),
+        ("study.x=3", "leads through 'study'"),
+    ],
+)
+def test_wrong_overrides(loaded: Load, text: str, override: str, message: str) -> None:
+    with pytest.raises(StudyError) as caught:
+        loaded(text, override)
+    assert message in str(caught.value), str(caught.value)
+
+
+def test_batch_norm_cancels_an_unnormalised_weighting(loaded: Load, text: str) -> None:
+    changed = text.replace("weighting: flat", "weighting: {bare: {primary: first}}").replace(
+        "    weighting.preference: simplex\n", ""
+    )
+    loaded(changed)
+    with pytest.raises(StudyError, match="batch_norm would cancel its scale"):
+        loaded(changed, "training.batch_norm=token")
+
+
+def test_preferences_of_a_person_may_leave_objectives_out() -> None:
+    assert complete_preference({"a": 3.0}, ["a", "b"]) == {"a": 1.0, "b": 0.0}
+    for given, message in [
+        ({"c": 1.0}, "names 'c'"),
+        ({"a": -1.0}, "must be finite and >= 0"),
+        ({"a": float("nan")}, "must be finite"),
+        ({"a": 0.0}, "needs a weight above 0"),
+    ]:
+        with pytest.raises(StudyError, match=message):
+            complete_preference(given, ["a", "b"])

@@ -26,7 +26,7 @@ bounded = settings(derandomize=True, max_examples=60, deadline=None, database=No
 def grids(max_points: int = 7, max_objectives: int = 4, high: int = 4) -> st.SearchStrategy[Floats]:
     """Small integer points: ties, duplicates and dominated points are common, volumes exact."""
     shape = st.tuples(st.integers(1, max_points), st.integers(1, max_objectives))
-    return shape.flatmap(lambda s: arrays(np.int64, s, elements=st.integers(0, high)))
+    return shape.flatmap(lambda s: arrays(float, s, elements=st.integers(0, high).map(float)))
 
 
 def cells(points: Floats, high: int = 4) -> int:

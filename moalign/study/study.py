@@ -29,7 +29,7 @@ from moalign.plugins import Catalogue, split_reference
 from moalign.study import document, paths, space
 from moalign.study.document import Document
 from moalign.study.schema import StudySection
-from moalign.types import Objective, Parameter, Simplex
+from moalign.types import Objective, Parameter
 
 C = TypeVar("C", bound=Component)
 
@@ -229,6 +229,15 @@ class Study:
         ]
 
 
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping) and value:
+        found: dict[str, Any] = {}
+        for name, below in value.items():
+            found |= _flat(below, f"{path}.{name}" if path else str(name))
+        return found
+    return {path: value}
+
+
 def complete_preference(given: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
     """Return a preference over all ``names``: absent ones 0, normalised to sum 1.
 
@@ -246,9 +255,7 @@ def complete_preference(given: Mapping[str, float], names: Sequence[str]) -> dic
     return {name: given.get(name, 0.0) / total for name in names}
 
 
-def load(
-    text: str, source: str, catalogue: Catalogue, overrides: Sequence[str] = ()
-) -> Study:
+def load(text: str, source: str, catalogue: Catalogue, overrides: Sequence[str] = ()) -> Study:
     """Read and check a study file.
 
     Args:
@@ -296,7 +303,7 @@ def checked(doc: Document, catalogue: Catalogue, text: str = "") -> Study:
         StudyError: see :func:`load`.
     """
     section = _validate(doc)
-    data = section.model_dump(mode="json")
+    data = json.loads(json.dumps(section.model_dump()))
     for place, base in paths.places(data):
         node = data
         for part in place[:-1]:
@@ -315,7 +322,9 @@ def _validate(doc: Document) -> StudySection:
     try:
         return StudySection.model_validate_json(json.dumps(doc.data))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        problems = error.errors(include_url=False)
+        # A misspelt key is also a missing one: blame the spelling.
+        first = next((e for e in problems if e["type"] == "extra_forbidden"), problems[0])
         location = tuple(part for part in first["loc"] if not _is_union_arm(part))
         where = doc.where(location)
         kind, value = first["type"], first.get("input")
@@ -530,8 +539,8 @@ def _check_search(doc: Document, study: Study) -> None:
     for path, given in study.section.search.space.items():
         where = doc.where(("search", "space", path))
         parts = _at(doc, ("search", "space", path), paths.split, path)
-        _check_searchable(where, study, parts, given)
         dimension = _at(doc, ("search", "space", path), lambda p=path: study.space[p])
+        _check_searchable(where, study, parts, given)
         plain = study.data | {"search": study.data["search"] | {"space": {}}}
         for value in space.samples(dimension):
             changed = paths.assign(plain, parts, value, study.catalogue)
@@ -559,5 +568,5 @@ def _check_searchable(where: str, study: Study, parts: tuple[str, ...], given: A
         raise StudyError(
             f"{where}: {path} does not change what a trial learns, so it cannot be searched"
         )
-    if isinstance(study.space.get(path), Simplex) and len(study.train_objectives) < 2:
+    if given == "simplex" and len(study.train_objectives) < 2:
         raise StudyError(f"{where}: a preference over one objective leaves nothing to search")

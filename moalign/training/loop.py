@@ -162,9 +162,7 @@ class Trial:
         exponential = -torch.log1p(-draws)
         return exponential / exponential.sum(-1, keepdim=True)
 
-    def _step(
-        self, batch: Batch, scores_PGK: Tensor, advantages_BTK: Tensor, rate: float
-    ) -> Step:
+    def _step(self, batch: Batch, scores_PGK: Tensor, advantages_BTK: Tensor, rate: float) -> Step:
         needs = self.weighting.needs
         return Step(
             objectives=self.objectives,
@@ -453,4 +451,3 @@ def _dense(scores: Scores, batch: Batch) -> Tensor:
     at_end.scatter_(1, index, scores.scores_BK.nan_to_num(0.0)[:, None])
     missing_K = per_token.isnan().flatten(0, 1).all(0)
     return torch.where(missing_K, at_end, per_token.nan_to_num(0.0))
-

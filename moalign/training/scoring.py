@@ -113,6 +113,8 @@ def _tensor(column: Column, returned: Any, batch: Batch) -> Tensor:
             f"{list(batch.mask_BT.shape)} tensor of per-token rewards; found shape {list(shape)}"
         )
     if torch.isinf(values).any():
-        row = int(torch.isinf(values.flatten(1).sum(-1) if values.ndim > 1 else values).nonzero()[0])
+        row = int(
+            torch.isinf(values.flatten(1).sum(-1) if values.ndim > 1 else values).nonzero()[0]
+        )
         raise NonFiniteError(f"{who} is infinite for {batch.texts_B[row]!r}")
     return values.detach()

@@ -162,7 +162,9 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
     """A catalogue with the fake components."""
     file = tmp_path_factory.mktemp("plugin") / "toys.py"
     file.write_text(PLUGIN)
-    return plugins.load([file])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOALIGN_PLUGINS", "")
+        return plugins.load([file])
 
 
 @pytest.fixture

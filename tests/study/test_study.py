@@ -146,7 +146,7 @@ MISTAKES = [
     ("reward: one}", "reward: heads}", "say which with `output`: a, b; found None"),
     ("reward: one}", "reward: one, output: a}", "has one output only; remove `output: a`"),
     ("reward: one}", "reward: {clipped: {inner: oen}}}", "no reward is called 'oen'; did you mean"),
-    ("reward: one}", "reward: {clipped: {}}}", "needs option 'inner' (Reward)"),
+    ("reward: one}", "reward: {clipped: {}}}", "needs option 'inner' (reward)"),
     ("reward: one}", "reward: needy}", "needs 'hiden', which nothing provides; did you mean 'hid"),
     ("reward: one}", "reward: [one]}", "key objectives.first.reward"),
     ("weighting.preference: simplex", "weighting.rate: simplex", "has no preference called 'rate'"),

@@ -1,4 +1,4 @@
-"""A component's options: a pydantic model built from its constructor, and nothing else.
+"""A component's options: what its constructor says, checked by pydantic, and nothing else.
 
 There is no second schema. The names, types, bounds and defaults of the keyword arguments are the
 options' names, types, bounds and defaults. A parameter typed as another component (``Reward``, a
@@ -11,17 +11,18 @@ import inspect
 import json
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
 
 from moalign.components import Component, Preference
-from moalign.errors import OptionError, PluginError, nearest
+from moalign.errors import MoalignError, OptionError, PluginError, nearest
 
-_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
+_CONFIG = ConfigDict(allow_inf_nan=False, strict=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Option:
         default: its default, or :data:`inspect.Parameter.empty` if it must be given.
         nested: the component base class it takes, or None.
         many: True if it takes a list of such components.
+        nullable: True if it also takes null.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Option:
     default: Any
     nested: type[Component] | None
     many: bool
+    nullable: bool
 
     @property
     def required(self) -> bool:
@@ -57,45 +60,62 @@ class Option:
         return _readable(self.hint)
 
 
+def _arms(hint: Any) -> tuple[Any, ...]:
+    """Return the members of a union, or the hint alone."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if union else (hint,)
+
+
 def _readable(hint: Any) -> str:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint == Preference:
         return "weights by objective"
-    if typing.get_origin(hint) is typing.Annotated:
-        base, *notes = typing.get_args(hint)
-        bounds = [_bound(note) for note in notes]
-        return " ".join([_readable(base), *(b for b in bounds if b)])
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return " or ".join(_readable(arm) for arm in typing.get_args(hint))
-    if typing.get_origin(hint) is typing.Literal:
-        return " | ".join(repr(value) for value in typing.get_args(hint))
-    if hint is type(None):
-        return "null"
-    if isinstance(hint, type) and not typing.get_args(hint):
-        return hint.__name__
+    if not args:
+        return _word(hint)
+    if origin is typing.Annotated:
+        return " ".join([_readable(args[0]), *_bounds(args[1:])])
+    if origin is typing.Literal:
+        return " | ".join(repr(value) for value in args)
+    if len(_arms(hint)) > 1:
+        return " or ".join(_readable(arm) for arm in args)
+    return f"{_word(origin)}[{', '.join(_readable(arg) for arg in args)}]"
+
+
+def _word(hint: Any) -> str:
+    if hint in (type(None), Ellipsis):
+        return "..." if hint is Ellipsis else "null"
+    if isinstance(hint, type):
+        return hint.kind if issubclass(hint, Component) else hint.__name__
     return str(hint).replace("typing.", "")
 
 
-def _bound(note: Any) -> str:
-    symbols = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "min_length": "length >="}
-    found = [
-        f"{symbol} {getattr(note, key)}"
-        for key, symbol in symbols.items()
-        if getattr(note, key, None) is not None
-    ]
-    return " ".join(found)
+_BOUNDS = {
+    "gt": ">",
+    "ge": ">=",
+    "lt": "<",
+    "le": "<=",
+    "multiple_of": "multiple of",
+    "min_length": "length >=",
+    "max_length": "length <=",
+    "pattern": "matching",
+}
+
+
+def _bounds(notes: Iterable[Any]) -> Iterator[str]:
+    for note in notes:
+        yield from _bounds(getattr(note, "metadata", ()))  # of pydantic's Field(...)
+        for key, symbol in _BOUNDS.items():
+            bound = getattr(note, key, None)
+            if bound is not None:
+                yield f"{symbol} {bound}"
 
 
 def _nested(hint: Any) -> tuple[type[Component] | None, bool]:
-    origin, arms = typing.get_origin(hint), typing.get_args(hint)
-    if isinstance(hint, type) and issubclass(hint, Component):
-        return hint, False
-    if origin in (typing.Union, types.UnionType):
-        for arm in arms:
-            base, many = _nested(arm)
-            if base is not None:
-                return base, many
-    if origin is list and arms and isinstance(arms[0], type) and issubclass(arms[0], Component):
-        return arms[0], True
+    for arm in _arms(hint):
+        many = typing.get_origin(arm) is list
+        item = typing.get_args(arm)[0] if many else arm
+        if isinstance(item, type) and issubclass(item, Component):
+            return item, many
     return None, False
 
 
@@ -130,26 +150,53 @@ def options_of(cls: type[Component]) -> tuple[Option, ...]:
             )
         hint = hints[parameter.name]
         nested, many = _nested(hint)
-        found.append(Option(parameter.name, hint, parameter.default, nested, many))
+        nullable = type(None) in _arms(hint)
+        found.append(Option(parameter.name, hint, parameter.default, nested, many, nullable))
     return tuple(found)
 
 
 @cache
-def options_model(cls: type[Component]) -> type[BaseModel]:
-    """Return the pydantic model of a component's options; nested components are left as given."""
-    fields: dict[str, Any] = {}
+def _checkers(cls: type[Component]) -> dict[str, TypeAdapter[Any]]:
+    """Return what checks each option that is no component."""
+    checkers = {}
     for option in options_of(cls):
-        hint = Any if option.nested else option.hint
-        fields[option.name] = (hint, ... if option.required else option.default)
-    model: type[BaseModel] = create_model(cls.__name__, __config__=_CONFIG, **fields)
-    return model
+        if option.nested is not None:
+            continue
+        try:
+            checkers[option.name] = TypeAdapter(option.hint, config=_CONFIG)
+        except PydanticUserError as error:
+            raise PluginError(
+                f"{cls.__module__}.{cls.__qualname__}: option {option.name!r} has the type "
+                f"{option.describe()}, which no study file can give; use numbers, text, booleans, "
+                "Literal, lists or dicts of these, or a component"
+            ) from error
+    return checkers
+
+
+def check_class(cls: type[Component]) -> None:
+    """Check that a class says all about its options and takes its own defaults.
+
+    Raises:
+        PluginError: as :func:`options_of`; or if no study file can give a value of an option's
+            type, or if a default is not of it.
+    """
+    for option in options_of(cls):
+        try:
+            if not option.required:
+                _checked(cls, option, option.default)
+        except OptionError as error:
+            raise PluginError(
+                f"{cls.__module__}.{cls.__qualname__}: the default of option {option.name!r} is "
+                f"not allowed by its own type: {error}"
+            ) from error
+    _checkers(cls)
 
 
 def check_options(cls: type[Component], options: Mapping[str, Any]) -> dict[str, Any]:
     """Check options against the constructor and return them with their checked values.
 
     The check is strict: a boolean or a text is no number, and there is no NaN or infinity. Lists
-    are accepted for tuples, integers for floats.
+    are accepted for tuples, integers for floats. Components are left as given.
 
     Returns:
         the options that were given, converted; defaults are left to the constructor.
@@ -157,47 +204,63 @@ def check_options(cls: type[Component], options: Mapping[str, Any]) -> dict[str,
     Raises:
         OptionError: one sentence per problem.
     """
-    nested = {o.name for o in options_of(cls) if o.nested}
-    plain = {name: value for name, value in options.items() if name not in nested}
-    # As JSON, strict mode takes lists for tuples but still no text or boolean for a number.
-    marked = plain | {name: True for name in nested if name in options}
-    try:
-        text = json.dumps(marked)
-    except TypeError as error:
-        raise OptionError(
-            f"{cls.kind} {cls.name}: options must be plain data (numbers, text, lists, "
-            f"mappings); {error}"
-        ) from error
-    try:
-        model = options_model(cls).model_validate_json(text)
-    except ValidationError as error:
-        blamed = next((str(e["loc"][0]) for e in error.errors() if e["loc"]), None)
-        raise OptionError("; ".join(_sentences(cls, error)), blamed) from None
-    checked = {name: getattr(model, name) for name in model.model_fields_set}
-    return checked | {name: options[name] for name in nested if name in options}
-
-
-def _sentences(cls: type[Component], error: ValidationError) -> list[str]:
-    by_name = {option.name: option for option in options_of(cls)}
+    known = {option.name: option for option in options_of(cls)}
     who = f"{cls.kind} {cls.name}"
-    sentences = []
-    for problem in error.errors(include_url=False):
-        location = [str(part) for part in problem["loc"]]
-        if not location:
-            sentences.append(f"{who}: {problem['msg']}")
+    checked: dict[str, Any] = {}
+    problems: list[OptionError] = []
+    for name, value in options.items():
+        if name not in known:
+            other = nearest(str(name), known)
+            problems.append(OptionError(f"{who} has no option {name!r}; {other}", name))
             continue
-        name, value = location[0], problem.get("input")
-        if problem["type"] == "extra_forbidden":
-            sentences.append(f"{who} has no option {name!r}; {nearest(name, by_name)}")
-        elif problem["type"] == "missing" and len(location) == 1:
-            sentences.append(f"{who} needs option {name!r} ({by_name[name].describe()})")
-        else:
-            path = ".".join(location)
-            sentences.append(
-                f"{who}: option {path!r} should be {by_name[name].describe()}; "
-                f"found {value!r} ({problem['msg']})"
-            )
-    return list(dict.fromkeys(sentences))
+        try:
+            checked[name] = _checked(cls, known[name], value)
+        except OptionError as problem:
+            problems.append(problem)
+    problems += [
+        OptionError(f"{who} needs option {option.name!r} ({option.describe()})", option.name)
+        for option in known.values()
+        if option.required and option.name not in options
+    ]
+    if problems:
+        raise OptionError("; ".join(str(p) for p in problems), problems[0].option)
+    return checked
+
+
+def _checked(cls: type[Component], option: Option, value: Any) -> Any:
+    """Return one option's value, converted; raise OptionError if its type does not allow it."""
+    expected = f"{cls.kind} {cls.name}: option {option.name!r} should be {option.describe()}"
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"{expected}, as plain data; found {value!r}", option.name) from error
+    if option.nested is not None:
+        absent = value is None and option.nullable
+        listed = isinstance(value, list | tuple)
+        if absent or (value is not None and listed == option.many):
+            return value
+        raise OptionError(f"{expected}; found {value!r}", option.name)
+    try:
+        # As JSON, strict mode takes lists for tuples but still no text or boolean for a number.
+        return _checkers(cls)[option.name].validate_json(text)
+    except ValidationError as error:
+        reasons = dict.fromkeys(_reason(value, problem) for problem in error.errors())
+        raise OptionError(
+            f"{expected}; found {value!r} ({'; '.join(reasons)})", option.name
+        ) from None
+
+
+def _reason(value: Any, problem: Any) -> str:
+    """Say what pydantic found, and at which key or index inside the value."""
+    place = ""
+    for part in problem["loc"]:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            break  # the name of a member of a union, not a place
+        place += f"[{part!r}]"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"at {place}: {message}" if place else message
 
 
 def construct(
@@ -217,15 +280,21 @@ def construct(
     """
     checked = check_options(cls, options)
     for option in options_of(cls):
-        if option.nested is None or checked.get(option.name) is None:
+        value = checked.get(option.name)
+        if option.nested is None or value is None:
             continue
-        base, value = option.nested, checked[option.name]
-        checked[option.name] = (
-            [build_nested(base, item) for item in value] if option.many else build_nested(base, value)
-        )
+        try:
+            if option.many:
+                checked[option.name] = [build_nested(option.nested, item) for item in value]
+            else:
+                checked[option.name] = build_nested(option.nested, value)
+        except OptionError as error:
+            raise OptionError(
+                f"{cls.kind} {cls.name}: option {option.name!r}: {error}", option.name
+            ) from error
     try:
         return cls(**checked)
-    except OptionError:
+    except MoalignError:
         raise
     except ValueError as error:
         raise OptionError(f"{cls.kind} {cls.name}: {error}") from error

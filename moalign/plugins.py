@@ -9,6 +9,7 @@ import inspect
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ import pluggy
 from moalign import hookspecs
 from moalign.components import KINDS, Component
 from moalign.errors import OptionError, PluginError, nearest
-from moalign.options import construct, options_of
+from moalign.options import check_class, construct
 
 C = TypeVar("C", bound=Component)
 
@@ -155,22 +156,20 @@ def load(files: Iterable[Path] = ()) -> Catalogue:
     origins: dict[object, str] = {}
     for point in _entry_points():
         plugin, origin = _import_entry_point(point)
-        _register(manager, plugin, f"{point.name} ({origin})", origin)
+        if manager.is_registered(plugin):
+            continue  # two entry points name one module
+        _register(manager, plugin, f"{point.name} ({origin})")
         origins[plugin] = origin
     loaded = []
-    for path in files:
-        module, record = _import_file(path)
-        if any(record.path == other.path for other in loaded):
-            continue
-        _register(manager, module, str(record.path), f"plugin file {path}")
+    for path in dict.fromkeys(path.expanduser().resolve() for path in files):
+        module, file = _import_file(path)
+        _register(manager, module, f"file {path}")
         origins[module] = f"plugin file {path}"
-        loaded.append(record)
-    _check_pending(manager, origins)
+        loaded.append(file)
     catalogue = Catalogue(manager, tuple(loaded))
-    for hook, kind in hookspecs.DISCOVER.items():
-        for implementation in getattr(manager.hook, hook).get_hookimpls():
-            origin = origins[implementation.plugin]
-            for cls in _offered(implementation, hook, kind, origin):
+    for plugin, origin in origins.items():
+        for hook, kind in hookspecs.DISCOVER.items():
+            for cls in _offered(manager, plugin, hook, kind):
                 catalogue.add(Entry(cls, origin))
     return catalogue
 
@@ -183,7 +182,7 @@ def _entry_points() -> list[importlib.metadata.EntryPoint]:
     wanted = os.environ.get("MOALIGN_PLUGINS")
     if wanted is None:
         return list(unique.values())
-    names = [name for name in wanted.split(",") if name]
+    names = [name.strip() for name in wanted.split(",") if name.strip()]
     known = {point.name for point in points}
     for name in names:
         if name not in known:
@@ -207,74 +206,98 @@ def _import_entry_point(point: importlib.metadata.EntryPoint) -> tuple[object, s
 
 
 def _import_file(path: Path) -> tuple[ModuleType, PluginFile]:
-    path = path.expanduser().resolve()
     if not path.is_file() or path.suffix != ".py":
         raise PluginError(f"--plugin {path}: there is no Python file of this name")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    source = path.read_bytes()
     name = f"moalign_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None, path
+    assert spec is not None, path
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        # Not through the import system, which may run stale bytecode: the hash is of what ran.
+        exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
     except Exception as error:
         del sys.modules[name]
         raise PluginError(
-            f"plugin file {path} cannot be imported: {type(error).__name__}: {error}"
+            f"plugin file {path}{_line(error, path)} cannot be imported: "
+            f"{type(error).__name__}: {error}"
         ) from error
-    if not any(callable(getattr(module, hook, None)) for hook in _hook_names()):
-        _refuse_file_without_hooks(path, module)
-    return module, PluginFile(path, digest)
+    return module, PluginFile(path, hashlib.sha256(source).hexdigest())
 
 
-def _hook_names() -> tuple[str, ...]:
-    return (*hookspecs.DISCOVER, *hookspecs.ANNOUNCE)
+def _line(error: Exception, path: Path) -> str:
+    """Return the last line of the file that led to an error; empty for a syntax error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    return f", line {lines[-1]}," if lines else ""
 
 
-def _refuse_file_without_hooks(path: Path, module: ModuleType) -> None:
-    marked = [name for name in vars(module) if name.startswith("moalign_")]
-    if marked:
-        return  # a misspelt hook: check_pending says so, with the nearest name
-    raise PluginError(
-        f"plugin file {path} offers nothing: it defines no hook. Add for example a function "
-        "marked @hookimpl, called moalign_weightings, that returns a list of classes"
-    )
+def check_hooks(plugin: object, where: str) -> list[str]:
+    """Check the hook implementations of a plugin: a module, or an object such as a tracker.
 
+    Args:
+        plugin: what would be registered.
+        where: names it in messages.
 
-def _register(manager: pluggy.PluginManager, plugin: object, name: str, origin: str) -> None:
-    for attribute in vars(plugin) if isinstance(plugin, ModuleType) else dir(plugin):
-        member = getattr(plugin, attribute, None)
-        if attribute in _hook_names() and inspect.isfunction(member):
-            marked = getattr(member, f"{hookspecs.GROUP}_impl", None)
-            if marked is None:
+    Returns:
+        the names of the hooks that it implements.
+
+    Raises:
+        PluginError: a hook or one of its arguments is misspelt, or a hook is not marked.
+    """
+    known = (*hookspecs.DISCOVER, *hookspecs.ANNOUNCE)
+    found = []
+    for attribute in dir(plugin):
+        member = inspect.getattr_static(plugin, attribute)
+        member = getattr(member, "__func__", member)
+        if not inspect.isfunction(member):
+            continue
+        marks = getattr(member, f"{hookspecs.GROUP}_impl", None)
+        if marks is None and attribute.startswith("moalign_"):
+            raise PluginError(
+                f"{where}: {attribute} is not marked as a hook; put @moalign.hookimpl above it"
+            )
+        if marks is None:
+            continue
+        hook = marks["specname"] or attribute
+        if hook not in known:
+            if marks["optionalhook"]:
+                continue
+            raise PluginError(f"{where}: no hook is called {hook!r}; {nearest(hook, known)}")
+        allowed = inspect.signature(getattr(hookspecs, hook)).parameters
+        for argument in pluggy.HookImpl(plugin, where, getattr(plugin, attribute), marks).argnames:
+            if argument not in allowed:
                 raise PluginError(
-                    f"plugin {name}: {attribute} is not marked; put @moalign.hookimpl above it"
+                    f"{where}: hook {hook} has no argument {argument!r}; "
+                    f"{nearest(argument, allowed)}"
                 )
-    try:
-        manager.register(plugin, name=name)
-    except pluggy.PluginValidationError as error:
-        raise PluginError(f"plugin of {origin}: {error}") from error
+        found.append(hook)
+    return found
 
 
-def _check_pending(manager: pluggy.PluginManager, origins: Mapping[object, str]) -> None:
-    for plugin in manager.get_plugins():
-        for caller in manager.get_hookcallers(plugin) or ():
-            if not caller.has_spec():
-                raise PluginError(
-                    f"plugin of {origins[plugin]}: no hook is called {caller.name!r}; "
-                    f"{nearest(caller.name, _hook_names())}"
-                )
+def _register(manager: pluggy.PluginManager, plugin: object, name: str) -> None:
+    if not check_hooks(plugin, f"plugin {name}"):
+        raise PluginError(
+            f"plugin {name} offers nothing: it defines no hook. Add for example a function "
+            "moalign_weightings, marked @moalign.hookimpl, that returns a list of classes"
+        )
+    manager.register(plugin, name=name)
 
 
 def _offered(
-    implementation: pluggy.HookImpl, hook: str, kind: str, origin: str
+    manager: pluggy.PluginManager, plugin: object, hook: str, kind: str
 ) -> list[type[Component]]:
-    where = f"plugin of {origin}: {hook}"
+    where = f"plugin {manager.get_name(plugin)}: {hook}"
+    others = [other for other in manager.get_plugins() if other is not plugin]
+    caller = manager.subset_hook_caller(hook, others)
+    if not any(impl.plugin is plugin for impl in caller.get_hookimpls()):
+        return []
     try:
-        offered = implementation.function()
+        results = caller()
     except Exception as error:
         raise PluginError(f"{where} raised {type(error).__name__}: {error}") from error
+    offered = results[0] if results else None  # pluggy drops a None
     if not isinstance(offered, list):
         raise PluginError(f"{where} must return a list of classes; found {offered!r}")
     base = _BASES[kind]
@@ -300,4 +323,4 @@ def _check_class(entry: Entry) -> None:
     own = cls.__doc__ if "__doc__" in vars(cls) else None
     if not own or not own.strip():
         raise PluginError(f"{where}: it has no docstring; the docstring is its documentation page")
-    options_of(cls)
+    check_class(cls)

@@ -257,10 +257,12 @@ class Rollout(Component):
 
     Attributes:
         max_tokens: limit per completion, end token included.
+        temperature: divides the logits; log-probabilities are taken at the same temperature.
     """
 
     kind: ClassVar[str] = "rollout"
     max_tokens: int
+    temperature: float = 1.0
 
     @abstractmethod
     def generate(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from moalign import plugins
+from moalign.components import LoadedPolicy
 from moalign.errors import PluginError
 from moalign.plugins import Catalogue
 from moalign.search.folders import RunFolder
@@ -24,7 +25,7 @@ from moalign.study.study import Study, checked
 from moalign.training import checkpoint
 from moalign.training.evaluation import Evaluator
 from moalign.training.loop import Trial
-from moalign.training.policy import Policy, choose_device
+from moalign.training.policy import Policy, choose_device_and_dtype
 from moalign.training.scoring import Column
 from moalign.training.splits import split_prompts
 from moalign.types import BASE, Cost, SegmentTask, Start, StepEvent
@@ -109,22 +110,37 @@ def _trial(task: SegmentTask, run: RunFolder, study: Study, cache: dict[str, Any
     held = cache.get("trials", {}).get((str(task.run), task.trial))
     if isinstance(held, Trial) and held.index == task.since and held.study.data == study.data:
         return held
-    device = choose_device()
-    base = base_folder(study, run.artifacts)
-    policy = Policy(study.policy.load(base, _names(study)), device)
+    policy = _base_policy(study, run, cache)
     trial = Trial(study, task.trial, policy, task.total, calibration(study, run))
     if task.since > 0:
         folder = run.checkpoint(task.trial, task.since)
         policy.load_state(checkpoint.load_state(folder / "policy", _WEIGHTS))
         if task.since < task.total:
             state = checkpoint.load_state(folder / "training", _STATE)
-            trial.load_state(checkpoint.state_on(device, state))
+            trial.load_state(checkpoint.state_on(policy.device, state))
         else:
             trial.index = task.since
     elif not task.start.scratch:
         policy.load_state(mixed_policy(run, task.start))
     cache.setdefault("trials", {})[str(task.run), task.trial] = trial
     return trial
+
+
+def _base_policy(study: Study, run: RunFolder, cache: dict[str, Any]) -> Policy:
+    """Load the base policy, ready to train; the process keeps one frozen copy as reference."""
+    folder = base_folder(study, run.artifacts)
+
+    def load() -> LoadedPolicy:
+        return study.policy.load(folder, _names(study))
+
+    def reference() -> LoadedPolicy:
+        if cache.get("reference_folder") != folder:
+            cache["reference_folder"] = folder
+            cache["reference"] = load()
+        kept: LoadedPolicy = cache["reference"]
+        return kept
+
+    return Policy(load(), *choose_device_and_dtype(), reference)
 
 
 def mixed_policy(run: RunFolder, start: Start) -> dict[str, Tensor]:
@@ -187,8 +203,7 @@ def calibration(study: Study, run: RunFolder) -> tuple[Tensor, Tensor] | None:
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     folder = run.artifacts / f"calibration-{digest}"
     if not folder.is_dir():
-        base = base_folder(study, run.artifacts)
-        policy = Policy(study.policy.load(base, _names(study)), choose_device())
+        policy = _base_policy(study, run, {})
         rewards, sections = study.new_rewards(), study.section.objectives
         columns = [Column(n, rewards[n], sections[n].output) for n in _names(study)]
         evaluator = Evaluator(study, split_prompts(study.task, ("steer",)), columns)

@@ -121,7 +121,7 @@ class Evaluator:
             )
             cost.generated += int(batch.mask_BT.sum())
             scores_BK = score(batch, self.columns).scores_BK.cpu()
-            scores.append(scores_BK.unflatten(0, (len(part), settings.samples)))
+            scores.append(scores_BK.view(len(part), settings.samples, -1))
             for p in range(min(len(part), SAMPLES_KEPT - len(samples))):
                 b = p * settings.samples
                 named = zip(self.columns, scores_BK[b].tolist(), strict=True)

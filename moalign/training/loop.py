@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moalign.components import Optimizer, Stateful, Weighting
 from moalign.errors import ContractError, NonFiniteError
-from moalign.maths.combine import combine
+from moalign.maths.combine import combine, scalarise
 from moalign.study.study import Study
 from moalign.training import seeds
 from moalign.training.evaluation import Evaluator
@@ -105,12 +105,13 @@ class Trial:
             NonFiniteError: a reward, loss or gradient is not finite; the policy is unchanged.
             ContractError: a component returned what its contract does not allow.
         """
-        torch.manual_seed(seeds.key(self.study.seed, self.trial, self.index, "dropout"))
+        # For components that draw from torch's own generator; ours are keyed.
+        torch.manual_seed(seeds.key(self.study.seed, self.trial, self.index))
         rate = self.learning_rate()
         batch = self.rollout("train", self.index)
         scores = score(batch, self.train_columns)
         batch.token_rewards_BTK = scores.token_rewards_BTK
-        scores_PGK = scores.scores_BK.unflatten(0, (len(batch.prompts_P), batch.group))
+        scores_PGK = _grouped(scores.scores_BK, batch)
         advantages_BTK = self.optimizer.advantages(scores_PGK, batch)
         step = self._step(batch, scores_PGK, advantages_BTK, rate)
         returned = self.weighting.weigh(step)
@@ -196,10 +197,7 @@ class Trial:
         if self.training.combine == "advantages":
             advantages = step.advantages_BTK.to(device)
             return combine(advantages, values, batch=batch, gain=gain, batch_norm=whiten)
-        scores_PGK = self._scaled(step.scores_PGK.to(device))
-        summed_PG = (values * scores_PGK).nansum(-1)
-        nothing = scores_PGK.isnan().all(-1)
-        summed_PG = summed_PG.masked_fill(nothing, torch.nan)
+        summed_PG = scalarise(self._scaled(step.scores_PGK.to(device)), values)
         batch.token_rewards_BTK = _weighted_token_rewards(scores, values, batch)
         advantages_BT1 = self.optimizer.advantages(summed_PG[..., None], batch)
         batch.token_rewards_BTK = scores.token_rewards_BTK
@@ -290,7 +288,12 @@ class Trial:
         mask = batch.mask_BT[rows, :longest]
         tokens = int(mask.sum()) + sum(map(len, prompt_ids))
         self.cost.add(Cost(forwarded=tokens, backwarded=tokens))
-        return self.policy.logprobs(prompt_ids, batch.ids_BT[rows, :longest], mask)
+        return self.policy.logprobs(
+            prompt_ids,
+            batch.ids_BT[rows, :longest],
+            mask,
+            temperature=self.study.rollout.temperature,
+        )
 
     # --- what a weighting may ask for ----------------------------------------------------------
 
@@ -305,7 +308,7 @@ class Trial:
             steer = self.rollout("steer", self.index)
             scores = score(steer, self.train_columns)
             steer.token_rewards_BTK = scores.token_rewards_BTK
-            scores_PGK = scores.scores_BK.unflatten(0, (len(steer.prompts_P), steer.group))
+            scores_PGK = _grouped(scores.scores_BK, steer)
             steer_BTK = self.optimizer.advantages(scores_PGK, steer)
             gradients.append(self._gradients(steer, steer_BTK).sum(0, keepdim=True))
         return gram_of(torch.cat(gradients))
@@ -329,7 +332,6 @@ class Trial:
 
         parts = self._micro_batches(batch, torch.arange(batch.rows))
         objectives = advantages_BTK.shape[-1]
-        self.policy.model.train()
         return per_objective_gradients(parameters, [one_pass(p) for p in parts], objectives)
 
     def _evaluate_during_training(self, split: Split) -> Evaluation:
@@ -356,7 +358,7 @@ class Trial:
             "finished": float(batch.finished_B.float().mean()),
         }
         means_K = step.mean_scores_K()
-        flat_K = (step.advantages_BTK == 0).all(1).unflatten(0, step.scores_PGK.shape[:2])
+        flat_K = _grouped((step.advantages_BTK == 0).all(1), batch)
         for k, name in enumerate(names):
             if not math.isnan(float(means_K[k])):
                 metrics[f"objective/{name}"] = float(means_K[k])
@@ -366,7 +368,7 @@ class Trial:
             check_weights(self.weighting, returned, step)
             shape = step.scores_PGK.shape
             values_PGK = returned.values.expand(shape)
-            advantages = step.advantages_BTK.abs().mean(1).unflatten(0, shape[:2])
+            advantages = _grouped(step.advantages_BTK.abs().mean(1), batch)
             shares_K = (values_PGK.abs() * advantages).mean((0, 1))
             total = float(shares_K.sum())
             for k, name in enumerate(names):
@@ -400,6 +402,11 @@ class Trial:
     def _stateful(self) -> dict[str, Stateful]:
         rewards = {f"reward/{name}": reward for name, reward in self.rewards.items()}
         return {"weighting": self.weighting, "optimizer": self.optimizer, **rewards}
+
+
+def _grouped(values_BK: Tensor, batch: Batch) -> Tensor:
+    """Return values per row as [P, G, K]."""
+    return values_BK.view(len(batch.prompts_P), batch.group, -1)
 
 
 def check_weights(weighting: Weighting, weights: Weights, step: Step) -> None:

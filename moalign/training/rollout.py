@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -43,36 +43,37 @@ def sample(
         policy.prompt_ids(prompt, _condition(conditions_PK, p, names))
         for p, prompt in enumerate(prompts)
     ]
-    completions = rollout.generate(
-        policy.model,
-        prompt_ids,
-        group=group,
-        seeds_B=seeds_B,
-        end_ids=policy.end_ids,
-        pad_id=policy.pad_id,
-    )
+    completions = policy.generate(rollout, prompt_ids, group=group, seeds_B=seeds_B)
     lengths = completions.mask_BT.sum(-1).long().tolist()
     ids = completions.ids_BT.tolist()
     raw_texts = policy.decode_all([row[:n] for row, n in zip(ids, lengths, strict=True)])
     texts = [task.surface(prompts[b // group], text) for b, text in enumerate(raw_texts)]
 
-    def forward(reference: bool) -> Tensor:
-        rows_ids = [prompt_ids[b // group] for b in range(len(texts))]
+    def forward(compute: Callable[[list[Sequence[int]], Tensor, Tensor], Tensor]) -> Tensor:
+        rows_ids: list[Sequence[int]] = [prompt_ids[b // group] for b in range(len(texts))]
         sizes = [len(p) + n for p, n in zip(rows_ids, lengths, strict=True)]
         cost.add(Cost(forwarded=sum(sizes)))
-        out = torch.zeros_like(completions.mask_BT)
-        compute = policy.reference_logprobs if reference else policy.logprobs
-        with torch.no_grad():
-            for part in micro_batches(sizes, micro_tokens):
-                longest = max(lengths[b] for b in part)
-                rows = torch.tensor(part, device=out.device)
-                out[rows, :longest] = compute(
-                    [rows_ids[b] for b in part],
-                    completions.ids_BT[rows, :longest],
-                    completions.mask_BT[rows, :longest],
-                    temperature=rollout.temperature,
-                )
+        mask_BT = completions.mask_BT
+        out: Tensor | None = None
+        for part in micro_batches(sizes, micro_tokens):
+            longest = max(lengths[b] for b in part)
+            rows = torch.tensor(part, device=mask_BT.device)
+            ids_BT = completions.ids_BT[rows, :longest]
+            with torch.no_grad():
+                values = compute([rows_ids[b] for b in part], ids_BT, mask_BT[rows, :longest])
+            if out is None:
+                out = values.new_zeros(*mask_BT.shape, *values.shape[2:])
+            out[rows, :longest] = values
+        assert out is not None
         return out
+
+    def logprobs(prompt_ids: list[Sequence[int]], ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        return policy.logprobs(prompt_ids, ids_BT, mask_BT, temperature=rollout.temperature)
+
+    def reference(prompt_ids: list[Sequence[int]], ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        return policy.reference_logprobs(
+            prompt_ids, ids_BT, mask_BT, temperature=rollout.temperature
+        )
 
     return Batch(
         prompts_P=prompts,
@@ -84,7 +85,11 @@ def sample(
         mask_BT=completions.mask_BT,
         finished_B=completions.finished_B,
         conditions_PK=conditions_PK,
-        lazy={"logprobs": lambda: forward(False), "ref_logprobs": lambda: forward(True)},
+        lazy={
+            "logprobs": lambda: forward(logprobs),
+            "ref_logprobs": lambda: forward(reference),
+            "hidden": lambda: forward(policy.hidden),
+        },
     )
 
 

@@ -51,7 +51,8 @@ def score(batch: Batch, columns: Sequence[Column]) -> Scores:
     waiting = {name: value for name, value in returned.items() if inspect.isawaitable(value)}
     if waiting:
         returned |= asyncio.run(_gather(waiting, rewards))
-    sequence, token = [], []
+    sequence: list[Tensor] = []
+    token: list[Tensor | None] = []
     for column in columns:
         values = _tensor(column, returned[id(column.reward)], batch)
         per_token = values.ndim == 2

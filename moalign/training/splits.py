@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Final, cast
+from typing import Final
 
 import torch
 
@@ -39,7 +39,7 @@ def split_prompts(task: Task, needed: Sequence[Split]) -> dict[Split, list[Promp
     prompts = task.prompts()
     given = {prompt.split for prompt in prompts if prompt.split is not None}
     open_shares = {name: share for name, share in SHARES.items() if name not in given - {"train"}}
-    by_split: dict[Split, list[Prompt]] = {cast("Split", name): [] for name in SPLITS}
+    by_split: dict[Split, list[Prompt]] = {name: [] for name in SPLITS}
     seen: set[str] = set()
     keeps_train = "train" in given and given >= {"steer", "validation", "test"}
     for prompt in prompts:

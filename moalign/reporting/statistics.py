@@ -39,7 +39,7 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-FEW = 5  # below this many of an outcome, the observed spread of a rate says too little
+_FEW = 5  # below this many of an outcome, the observed spread of a rate says too little
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def mean_and_stderr(values_UK: ArrayLike) -> tuple[Floats, Floats]:
     values = _units(values_UK, "values_UK")
     count, mean, stderr = _moments(values)
     ones = np.where(np.isnan(values), 0.0, values).sum(axis=0)
-    rare = _is_rate(values) & (np.minimum(ones, count - ones) < FEW)
+    rare = _is_rate(values) & (np.minimum(ones, count - ones) < _FEW)
     rate = (ones[rare] + 0.5) / (count[rare] + 1)
     stderr[rare] = np.sqrt(rate * (1 - rate) / count[rare])
     return mean, stderr
@@ -162,7 +162,7 @@ def paired_difference(a_UK: ArrayLike, b_UK: ArrayLike, *, alpha: float = 0.05) 
     lost = np.count_nonzero(difference < 0, axis=0)
     paired = ~np.isnan(difference)
     rare = _is_rate(np.where(paired, a, np.nan)) & _is_rate(np.where(paired, b, np.nan))
-    rare &= (np.minimum(won, lost) < FEW) & (count >= 2)
+    rare &= (np.minimum(won, lost) < _FEW) & (count >= 2)
     p, q = (won + 1) / (count + 2), (lost + 1) / (count + 2)
     stderr[rare] = np.sqrt((p + q - (p - q) ** 2) / (count + 2))[rare]
     low, high, pvalue = _student(value, stderr, count, won + lost, alpha)
@@ -299,9 +299,7 @@ def largest_distinct_subset(distinct_NN: ArrayLike, *, visits: int = 100_000) ->
     if (distinct != distinct.T).any():
         raise ValueError("distinct_NN must be symmetric; found a pair marked in one order only.")
     # Sets of points are integers: bit i stands for point i.
-    neighbours = [
-        sum(1 << int(j) for j in np.flatnonzero(row) if j != i) for i, row in enumerate(distinct)
-    ]
+    neighbours = [sum(1 << int(j) for j in np.flatnonzero(row)) for row in distinct]
     best: list[int] = []
     left = visits
 

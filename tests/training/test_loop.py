@@ -1,0 +1,215 @@
+"""The training loop: what a step does, what it refuses, and that resuming changes nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from moalign import ContractError, NonFiniteError
+from moalign.search.folders import RunFolder
+from moalign.search.segments import base_folder
+from moalign.study.study import Study
+from moalign.training import checkpoint
+from moalign.training.loop import Trial
+from moalign.training.policy import Policy, choose_device_and_dtype
+
+NewStudy = Callable[..., Study]
+
+
+def new_policy(study: Study, runs: Path) -> Policy:
+    folder = base_folder(study, RunFolder(runs / "letters").artifacts)
+    names = [o.name for o in study.train_objectives]
+    return Policy(
+        study.policy.load(folder, names),
+        *choose_device_and_dtype("cpu"),
+        lambda: study.policy.load(folder, names),
+    )
+
+
+def new_trial(study: Study, runs: Path, number: int = 0) -> Trial:
+    return Trial(study, number, new_policy(study, runs), study.section.training.steps)
+
+
+def run(trial: Trial, steps: int) -> list[dict[str, float]]:
+    return [trial.train_step() for _ in range(steps)]
+
+
+def weights_of(trial: Trial) -> dict[str, torch.Tensor]:
+    return trial.policy.state()
+
+
+def test_learns_what_is_rewarded(new_study: NewStudy, runs: Path) -> None:
+    study = new_study(
+        "objectives.b.use=[front]",
+        "training.steps=40",
+        "training.prompts=8",
+        "training.group=8",
+        "search.space={}",
+    )
+    history = run(new_trial(study, runs), 40)
+    before = sum(m["objective/a"] for m in history[:5]) / 5
+    after = sum(m["objective/a"] for m in history[-5:]) / 5
+    assert after > before + 0.3
+
+
+def test_metrics_tell_the_step(new_study: NewStudy, runs: Path) -> None:
+    metrics = new_trial(new_study(), runs).train_step()
+    for name in ("a", "b"):
+        for group in ("objective", "weight", "advantage_share", "flat_groups"):
+            assert f"{group}/{name}" in metrics
+    assert metrics["weight/a"] + metrics["weight/b"] == pytest.approx(1.0)
+    assert metrics["advantage_share/a"] + metrics["advantage_share/b"] == pytest.approx(1.0)
+    assert metrics["ratio"] == pytest.approx(1.0)
+    assert {"loss", "entropy", "length", "learning_rate", "gradient_norm", "gain"} <= set(metrics)
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("training.optimizer=two-passes", "training.minibatches=2"),
+        ("objectives.b.reward=running", "objectives.b.bounds=[-8,8]"),
+        ("weighting=product-of-scores", "search.space={}"),
+        ("policy={tiny: {condition: weights}}",),
+        ("training.combine=rewards", "training.schedule=cosine", "training.warmup=2"),
+        ("objectives.a.reward={share: {skip: c}}", "training.batch_norm=token"),
+    ],
+    ids=lambda overrides: "+".join(overrides) or "plain",
+)
+def test_resuming_is_exact(
+    new_study: NewStudy, runs: Path, tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    study = new_study(*overrides)
+    whole = new_trial(study, runs)
+    history = run(whole, 6)
+
+    first = new_trial(study, runs)
+    run(first, 3)
+    checkpoint.save_state(first.policy.state(), tmp_path, "policy")
+    checkpoint.save_state(first.state(), tmp_path, "trial")
+    second = new_trial(study, runs)
+    second.policy.load_state(checkpoint.load_state(tmp_path, "policy"))
+    second.load_state(checkpoint.load_state(tmp_path, "trial"))
+    assert run(second, 3) == history[3:]
+    for name, tensor in weights_of(whole).items():
+        assert torch.equal(tensor, weights_of(second)[name]), name
+    assert whole.cost == second.cost
+
+
+def test_micro_batches_change_nothing_but_rounding(new_study: NewStudy, runs: Path) -> None:
+    one = new_trial(new_study(), runs)
+    many = new_trial(new_study("training.micro_tokens=20"), runs)
+    for a, b in zip(run(one, 2), run(many, 2), strict=True):
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-5)
+
+
+def test_trials_draw_their_own_numbers(new_study: NewStudy, runs: Path) -> None:
+    study = new_study()
+    assert new_trial(study, runs, 0).train_step() == new_trial(study, runs, 0).train_step()
+    assert new_trial(study, runs, 0).train_step() != new_trial(study, runs, 1).train_step()
+
+
+def test_a_weighting_gets_what_it_needs(new_study: NewStudy, runs: Path) -> None:
+    trial = new_trial(new_study("weighting=probing", "search.space={}"), runs)
+    spent = trial.cost.backwarded
+    metrics = trial.train_step()
+    assert metrics["weighting/units"] == 16
+    # One shared forward per objective set and probe is charged on top of the update.
+    assert trial.cost.backwarded > spent
+
+
+def test_gram_is_the_product_of_gradients(new_study: NewStudy, runs: Path) -> None:
+    """Against one plain backward pass per objective, through the optimizer's own loss."""
+    study = new_study("weighting=probing", "search.space={}")
+    trial = new_trial(study, runs)
+    batch = trial.rollout("train", 0)
+    advantages = torch.randn(batch.rows, 1, 2, generator=torch.Generator().manual_seed(0))
+    gram = trial._gram(batch, advantages, ())
+    rows = []
+    for k in range(2):
+        logprobs = trial.policy.logprobs(
+            [batch.prompt_ids_P[b // 4] for b in range(16)], batch.ids_BT, batch.mask_BT
+        )
+        value = (logprobs * advantages[..., k]).sum() / batch.rows
+        grads = torch.autograd.grad(value, trial.parameters)
+        rows.append(torch.cat([g.flatten() for g in grads]).double())
+    expected = torch.stack(rows) @ torch.stack(rows).T
+    assert (gram - expected).norm() / expected.norm() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("returns", "error", "message"),
+    [
+        ("short", ContractError, "must return one number per completion, 16 of them"),
+        ("infinite", NonFiniteError, "reward odd \\(objective b\\) is infinite for"),
+        ("text", ContractError, "must return 16 numbers; found list"),
+        ("raises", ContractError, "reward odd raised LookupError: the judge is away"),
+    ],
+)
+def test_bad_rewards(
+    new_study: NewStudy, runs: Path, returns: str, error: type[Exception], message: str
+) -> None:
+    trial = new_trial(new_study(f"objectives.b.reward={{odd: {{returns: {returns}}}}}"), runs)
+    with pytest.raises(error, match=message):
+        trial.train_step()
+
+
+def test_a_reward_that_applies_to_nothing_trains_nothing(new_study: NewStudy, runs: Path) -> None:
+    trial = new_trial(new_study("objectives.b.reward={odd: {returns: nan}}"), runs)
+    metrics = trial.train_step()
+    assert "objective/b" not in metrics
+    assert metrics["advantage_share/b"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("returns", "error", "message"),
+    [
+        ("negative", ContractError, "negative weight \\(-1.0\\) without declaring 'signed'"),
+        ("unnormalised", ContractError, "weights that sum to 2, not 1, without declaring"),
+        ("long", ContractError, "one per objective: a, b"),
+        ("nan", NonFiniteError, "weights that are not finite"),
+    ],
+)
+def test_bad_weights(
+    new_study: NewStudy, runs: Path, returns: str, error: type[Exception], message: str
+) -> None:
+    study = new_study(f"weighting={{wrong: {{returns: {returns}}}}}", "search.space={}")
+    with pytest.raises(error, match=message):
+        new_trial(study, runs).train_step()
+
+
+def test_a_loss_that_explodes_leaves_the_policy(new_study: NewStudy, runs: Path) -> None:
+    trial = new_trial(new_study("training.optimizer=explodes"), runs)
+    before = weights_of(trial)
+    with pytest.raises(NonFiniteError, match="not finite at step 1; a lower training.learning_r"):
+        trial.train_step()
+    for name, tensor in before.items():
+        assert torch.equal(tensor, weights_of(trial)[name])
+
+
+def test_schedules_end_at_the_full_length(new_study: NewStudy, runs: Path) -> None:
+    for schedule, middle in (("linear", 0.5), ("cosine", 0.5), ("constant", 1.0)):
+        trial = new_trial(new_study(f"training.schedule={schedule}", "training.steps=8"), runs)
+        trial.index = 4
+        assert trial.learning_rate() == pytest.approx(middle * 1e-2)
+    trial = new_trial(new_study("training.warmup=4"), runs)
+    assert trial.learning_rate() == pytest.approx(0.25 * 1e-2)
+
+
+def test_per_token_rewards_add_up(new_study: NewStudy, runs: Path) -> None:
+    trial = new_trial(new_study("objectives.b.reward=per-token"), runs)
+    batch = trial.rollout("train", 0)
+    from moalign.training.scoring import score
+
+    scores = score(batch, trial.train_columns)
+    assert scores.token_rewards_BTK is not None
+    assert scores.token_rewards_BTK[..., 0].isnan().all()
+    summed = scores.token_rewards_BTK[..., 1].sum(-1)
+    assert torch.equal(summed, scores.scores_BK[:, 1])
+    counted = torch.tensor([float(t.count("a")) for t in batch.texts_B])
+    assert torch.equal(summed, counted)

@@ -186,7 +186,7 @@ def test_bad_weights(
 def test_a_loss_that_explodes_leaves_the_policy(new_study: NewStudy, runs: Path) -> None:
     trial = new_trial(new_study("training.optimizer=explodes"), runs)
     before = weights_of(trial)
-    with pytest.raises(NonFiniteError, match="not finite at step 1; a lower training.learning_r"):
+    with pytest.raises(NonFiniteError, match="a lower training"):
         trial.train_step()
     for name, tensor in before.items():
         assert torch.equal(tensor, weights_of(trial)[name])

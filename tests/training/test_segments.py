@@ -1,0 +1,173 @@
+"""A segment: the same result in one piece, in two, from memory or from disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moalign import BASE, PluginError, SegmentTask, Start, StepEvent
+from moalign.plugins import load
+from moalign.search.folders import RunFolder
+from moalign.search.measurements import Measurements
+from moalign.search.segments import ensure_base, run_segment
+from moalign.study.study import Study
+
+NewStudy = Callable[..., Study]
+
+
+@pytest.fixture
+def run(runs: Path, tmp_path: Path) -> RunFolder:
+    """A fresh run that shares the base policy."""
+    (tmp_path / ".artifacts").symlink_to(runs / ".artifacts")
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    return folder
+
+
+def task_of(study: Study, run: RunFolder, plugin: Path, **fields: Any) -> SegmentTask:
+    files = tuple((f.path, f.sha256) for f in load([plugin]).files)
+    given = {"trial": 0, "start": Start(), "since": 0, "until": 4, "total": 4, **fields}
+    return SegmentTask(run=run.path, study=study.data, plugins=files, **given)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
+
+
+def test_pieces_give_the_same_checkpoint(
+    new_study: NewStudy, run: RunFolder, plugin_file: Path
+) -> None:
+    study, events = new_study("training.steps=4"), []
+
+    def emit(event: StepEvent) -> None:
+        events.append(event)
+
+    whole = task_of(study, run, plugin_file)
+    run_segment(whole, emit, {})
+    assert [e.step for e in events] == [1, 2, 3, 4]
+    assert {e.trial for e in events} == {0}
+    expected = files_of(run.checkpoint(0, 4))
+    assert set(expected) == {"validation.json", "policy/policy.json", "policy/policy.safetensors"}
+
+    for number, cache in ((1, {}), (2, None)):
+        other = RunFolder(run.path.with_name(f"run{number}"))
+        memory: dict[str, Any] = {} if cache is None else cache
+        run_segment(replace(whole, run=other.path, until=2), emit, memory)
+        if cache is None:
+            memory = {}
+        assert "training/trial.json" in files_of(other.checkpoint(0, 2))
+        run_segment(replace(whole, run=other.path, since=2), emit, memory)
+        found = files_of(other.checkpoint(0, 4))
+        assert {k: v for k, v in found.items() if k != "validation.json"} == {
+            k: v for k, v in expected.items() if k != "validation.json"
+        }
+        mine, theirs = (Measurements.read(r.measurements(0, 4, "validation")) for r in (run, other))
+        assert mine.evaluations == theirs.evaluations
+
+
+def test_a_finished_segment_is_not_run_again(
+    new_study: NewStudy, run: RunFolder, plugin_file: Path
+) -> None:
+    task = task_of(new_study(), run, plugin_file, until=1)
+    run_segment(task, lambda event: None, {})
+    before = files_of(run.checkpoint(0, 1))
+    run_segment(task, lambda event: pytest.fail("trained again"), {})
+    assert files_of(run.checkpoint(0, 1)) == before
+
+
+def test_base_and_test_split(new_study: NewStudy, run: RunFolder, plugin_file: Path) -> None:
+    study = new_study()
+    base = task_of(study, run, plugin_file, trial=BASE, until=0, total=0)
+    run_segment(base, lambda event: None, {})
+    run_segment(replace(base, split="test"), lambda event: None, {})
+    assert set(files_of(run.trial(BASE))) == {
+        "step-00000/validation.json",
+        "step-00000/test.json",
+    }
+    validation = Measurements.read(run.measurements(BASE, 0, "validation"))
+    test = Measurements.read(run.measurements(BASE, 0, "test"))
+    assert validation.evaluations[0].evaluation.names == ("a", "b")
+    units = [set(m.evaluations[0].evaluation.units) for m in (validation, test)]
+    assert not units[0] & units[1]
+
+
+def test_testing_a_trained_point_loads_its_policy(
+    new_study: NewStudy, run: RunFolder, plugin_file: Path
+) -> None:
+    task = task_of(new_study("training.steps=4"), run, plugin_file)
+    cache: dict[str, Any] = {}
+    run_segment(task, lambda event: None, cache)
+    test = replace(task, since=4, split="test")
+    run_segment(test, lambda event: None, cache)
+    from_memory = Measurements.read(run.measurements(0, 4, "test"))
+    run.measurements(0, 4, "test").unlink()
+    run_segment(test, lambda event: None, {})
+    assert Measurements.read(run.measurements(0, 4, "test")).evaluations == from_memory.evaluations
+
+
+def test_starts_from_a_point_and_from_a_soup(
+    new_study: NewStudy, run: RunFolder, plugin_file: Path
+) -> None:
+    study = new_study()
+    task = task_of(study, run, plugin_file, until=3, total=3)
+    for trial in (0, 1):
+        run_segment(replace(task, trial=trial), lambda event: None, {})
+    measured = {}
+    for number, start in enumerate(
+        [Start(((0, 3),), (1.0,)), Start(((0, 3), (1, 3)), (0.5, 0.5)), Start()], start=2
+    ):
+        at_start = replace(task, trial=number, start=start, until=0, total=3)
+        run_segment(at_start, lambda event: None, {})
+        measurements = Measurements.read(run.measurements(number, 0, "validation"))
+        measured[number] = measurements.evaluations[0].evaluation.values_UK
+    source = Measurements.read(run.measurements(0, 3, "validation"))
+    assert measured[2] == source.evaluations[0].evaluation.values_UK
+    assert measured[3] != measured[2] != measured[4]
+
+
+def test_conditions_give_several_points(
+    new_study: NewStudy, run: RunFolder, plugin_file: Path
+) -> None:
+    study = new_study("policy={tiny: {condition: weights}}")
+    run_segment(task_of(study, run, plugin_file, until=1), lambda event: None, {})
+    measured = Measurements.read(run.measurements(0, 1, "validation")).evaluations
+    assert [m.condition for m in measured] == [
+        {"a": 0.5, "b": 0.5},
+        pytest.approx({"a": 0.6, "b": 0.4}),
+        pytest.approx({"a": 0.4, "b": 0.6}),
+    ]
+
+
+def test_calibrated_rewards(new_study: NewStudy, run: RunFolder, plugin_file: Path) -> None:
+    study = new_study("training.combine=rewards", "training.scale=calibrated")
+    run_segment(task_of(study, run, plugin_file, until=1), lambda event: None, {})
+    assert list(run.artifacts.glob("calibration-*/scores.json"))
+
+
+def test_a_changed_plugin_file_is_refused(
+    new_study: NewStudy, run: RunFolder, plugin_file: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(plugin_file.read_text())
+    task = task_of(new_study(), run, mine, until=1)
+    mine.write_text(plugin_file.read_text() + "\n# changed\n")
+    with pytest.raises(PluginError, match=r"mine.py has changed since the study started"):
+        run_segment(task, lambda event: None, {})
+
+
+def test_base_is_built_once(new_study: NewStudy, tmp_path: Path) -> None:
+    run, said = RunFolder(tmp_path / "run"), []
+    first = ensure_base(new_study(), run, lambda share, words: said.append(words))
+    stamp = os.stat(first / "model.safetensors").st_mtime_ns
+    assert ensure_base(new_study(), run, lambda share, words: said.append(words)) == first
+    assert os.stat(first / "model.safetensors").st_mtime_ns == stamp
+    assert said == ["done", "base policy ready", "base policy ready"]
+    assert json.loads((first / "config.json").read_text())["model_type"] == "llama"

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from pydantic import ValidationError
 
@@ -175,13 +175,7 @@ class Study:
     def report_preferences(self) -> list[dict[str, float]]:
         """Preferences over the front objectives to report utility at, each summing to 1."""
         names = [o.name for o in self.front_objectives]
-        given = self.section.report.preferences
-        if given == "default":
-            centre = [dict.fromkeys(names, 1.0 / len(names))]
-            if len(names) == 1:
-                return centre
-            return centre + [space.corner(names, name, FAVOURED) for name in names]
-        return [complete_preference(p, names) for p in given]
+        return report_preferences(self.section.report.preferences, names)
 
     @cached_property
     def conditions(self) -> list[dict[str, float] | None]:
@@ -236,6 +230,21 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
             found |= _flat(below, f"{path}.{name}" if path else str(name))
         return found
     return {path: value}
+
+
+def report_preferences(
+    given: Sequence[Mapping[str, float]] | Literal["default"], names: Sequence[str]
+) -> list[dict[str, float]]:
+    """Return the preferences of a study's ``report.preferences`` over the front objectives.
+
+    Default: the centre, and for each objective :data:`FAVOURED` on it with the rest equal.
+    """
+    if given != "default":
+        return [complete_preference(p, names) for p in given]
+    centre = [dict.fromkeys(names, 1.0 / len(names))]
+    if len(names) == 1:
+        return centre
+    return centre + [space.corner(names, name, FAVOURED) for name in names]
 
 
 def complete_preference(given: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:

@@ -30,7 +30,10 @@ def main() -> None:
     for part in ("train", "dev"):
         with gzip.open(arguments.folder / f"rnnlg_{part}.jsonl.gz", "rt", encoding="utf-8") as file:
             rows = [json.loads(line) for line in file]
-        kept += [{name: row[name] for name in FIELDS} for row in rows if row["domain"] in DOMAINS]
+        for row in rows:
+            if row["domain"] in DOMAINS:
+                texts = {name: " ".join(row[name].split()) for name in ("human", "template")}
+                kept.append({name: row[name] for name in FIELDS} | texts)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
     arguments.output.write_bytes(gzip.compress(text.encode(), mtime=0))
     print(f"{len(kept)} rows, {arguments.output.stat().st_size} bytes")

@@ -126,16 +126,11 @@ class Restaurants(Task):
         pairs = [part.partition("=") for part in inner.split(";") if part.strip()]
         slots = [(slot.strip(), " ".join(value.strip(" '\"").split())) for slot, _, value in pairs]
         found = [("domain", domain), ("act type", act), *(("slot", slot) for slot, _ in slots)]
-        allowed = {
-            "domain": {row.domain for row in self._rows},
-            "act type": {row.act for row in self._rows},
-            "slot": {_slot(form) for form in self._forms},
-        }
         for what, word in found:
-            if word not in allowed[what]:
+            if word not in self._words[what]:
                 raise DataError(
                     f"cannot read {text!r}: there is no {what} {word!r}; "
-                    f"{nearest(word, allowed[what])}. Type an act as in {EXAMPLE}"
+                    f"{nearest(word, self._words[what])}. Type an act as in {EXAMPLE}"
                 )
         for form in _forms(slots)[0]:
             if form not in self._forms:
@@ -182,6 +177,14 @@ class Restaurants(Task):
     @cached_property
     def _forms(self) -> frozenset[str]:
         return frozenset(form for row in self._rows for form in _forms(row.slots)[0])
+
+    @cached_property
+    def _words(self) -> dict[str, set[str]]:
+        return {
+            "domain": {row.domain for row in self._rows},
+            "act type": {row.act for row in self._rows},
+            "slot": {_slot(form) for form in self._forms},
+        }
 
 
 class _Row:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Gt
 
 from moalign.components import Reward
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from moalign.types import Batch
 
 
@@ -34,6 +36,10 @@ class Brevity(Reward):
 
     name: ClassVar[str] = "brevity"
     range = (0.0, 1.0)
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"limit": 4},
+        {"limit": 30, "unit": "characters"},
+    )
 
     def __init__(
         self,

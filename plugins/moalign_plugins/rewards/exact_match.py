@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from moalign.components import Reward
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from moalign.types import Batch
 
 
@@ -32,6 +34,7 @@ class ExactMatch(Reward):
     name: ClassVar[str] = "exact-match"
     range = (0.0, 1.0)
     needs: ClassVar[frozenset[str]] = frozenset({"field:reference"})
+    example_fields: ClassVar[Mapping[str, Sequence[Any]]] = {"reference": ("a", ["b", "C"], 8)}
 
     def score(self, batch: Batch) -> list[float]:
         """Return 1.0 or 0.0 for every surface text."""

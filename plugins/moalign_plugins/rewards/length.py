@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from moalign.components import Reward
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -36,6 +36,7 @@ class Length(Reward):
     """
 
     name: ClassVar[str] = "length"
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"unit": "words"})
 
     def __init__(self, *, unit: Literal["tokens", "words", "characters"] = "tokens") -> None:
         self.unit = unit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import MinLen
 
@@ -11,6 +11,8 @@ from moalign.components import Reward
 from moalign.errors import OptionError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from moalign.types import Batch
 
 
@@ -35,6 +37,7 @@ class Regex(Reward):
 
     name: ClassVar[str] = "regex"
     range = (0.0, 1.0)
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"pattern": r"(?i)\b[a-m]"},)
 
     def __init__(self, *, pattern: Annotated[str, MinLen(1)]) -> None:
         try:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from moalign.components import Reward
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from moalign.types import Batch
 
@@ -44,6 +44,9 @@ class SlotCoverage(Reward):
     name: ClassVar[str] = "slot-coverage"
     range = (0.0, 1.0)
     needs: ClassVar[frozenset[str]] = frozenset({"field:placeholders"})
+    example_fields: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "placeholders": (["<name>", "<near>"], ["<area>"], [])
+    }
 
     def score(self, batch: Batch) -> list[float]:
         """Return the score of every completion, NaN where the prompt has no placeholders."""

@@ -58,10 +58,14 @@ class Component(ABC):
     Attributes:
         kind: what it is; set by the base class of the kind.
         name: kebab-case, unique within its kind.
+        examples: options, as a study gives them, that the contract suites build it with; needed
+            where an option has no default. Objectives are called ``a`` (no threshold), ``b`` and
+            ``c`` there.
     """
 
     kind: ClassVar[str]
     name: ClassVar[str]
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
 
 
 class Stateful(Component):
@@ -131,12 +135,14 @@ class Reward(Stateful):
         outputs: names of its outputs; empty for a reward with one.
         needs: what it reads beside texts and prompts: ``logprobs``, ``ref_logprobs``, ``hidden``,
             or ``field:NAME`` for a field of the prompts.
+        example_fields: some values of each field that it reads, for the contract suite.
     """
 
     kind: ClassVar[str] = "reward"
     range: tuple[float, float] | None = None
     outputs: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[frozenset[str]] = frozenset()
+    example_fields: ClassVar[Mapping[str, Sequence[Any]]] = {}
 
     @abstractmethod
     def score(self, batch: Batch) -> RewardValues | Awaitable[RewardValues]:

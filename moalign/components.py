@@ -402,7 +402,11 @@ class Executor(Component):
 
 
 SegmentFunction = Any
-"""``segment(task: SegmentTask, emit: Callable[[StepEvent], None], cache: dict) -> Path``."""
+"""``segment(task: SegmentTask, emit: Callable[[StepEvent], None], cache: dict) -> None``.
+
+``cache`` is the worker's memory. What belongs to a trial lies in ``cache["trials"]``, a mapping
+whose keys end with the trial's number; :func:`moalign.execution.forget` lets go of it.
+"""
 
 
 class Tracker(Component):

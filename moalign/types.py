@@ -512,8 +512,12 @@ class History:
     proposed: int
 
     def plain(self) -> tuple[Observation, ...]:
-        """Return from-scratch, full-length observations without a condition's repeats."""
-        return tuple(o for o in self.observations if o.full and o.start.scratch)
+        """Return from-scratch, full-length observations, one per trial: its first condition's."""
+        first: dict[int, Observation] = {}
+        for observation in self.observations:
+            if observation.full and observation.start.scratch:
+                first.setdefault(observation.trial, observation)
+        return tuple(first.values())
 
 
 # --- segments and executors --------------------------------------------------------------------
@@ -595,17 +599,22 @@ class SegmentFailed:
 
     Attributes:
         trial: of which trial.
+        step: where it should have got to.
         split: what would have been measured.
         reason: a sentence.
         retry: True if the worker was lost and the same work may succeed; False if the trial
             itself failed (non-finite loss, a reward that raised).
+        fatal: True if every trial would meet it (full disk, damaged checkpoint, changed plugin):
+            the study stops, and nothing is held against the trial.
         detail: traceback for the log, or empty.
     """
 
     trial: int
+    step: int
     split: Split
     reason: str
     retry: bool
+    fatal: bool = False
     detail: str = ""
 
 

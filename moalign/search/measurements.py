@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from moalign.errors import RecordError
-from moalign.reporting.statistics import mean_and_stderr
 from moalign.types import Cost, Evaluation, Split
 
 
@@ -26,11 +25,6 @@ class Measured:
 
     condition: Mapping[str, float] | None
     evaluation: Evaluation
-
-    def mean_and_stderr(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return mean and standard error over the units, K each; NaN where there is none."""
-        mean_K, stderr_K = mean_and_stderr(self.evaluation.values_UK)
-        return tuple(mean_K.tolist()), tuple(stderr_K.tolist())
 
 
 @dataclass(frozen=True)
@@ -124,9 +118,7 @@ def _from_json(given: Mapping[str, Any]) -> Measured:
     values_UK = [[math.nan if v is None else float(v) for v in row] for row in given["values_UK"]]
     if len(values_UK) != len(units) or any(len(row) != len(names) for row in values_UK):
         raise ValueError(f"values_UK should be {len(units)} rows of {len(names)} values")
-    evaluation = Evaluation(
-        names, units, values_UK, Cost(**given["cost"]), tuple(given["samples"])
-    )
+    evaluation = Evaluation(names, units, values_UK, Cost(**given["cost"]), tuple(given["samples"]))
     return Measured(given["condition"], evaluation)
 
 

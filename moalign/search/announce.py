@@ -1,0 +1,116 @@
+"""Calling announce hooks: each plugin on its own, and none of them can stop a study."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pluggy
+
+from moalign import hookspecs
+from moalign.components import Tracker
+from moalign.errors import PluginError, nearest
+from moalign.search import events
+from moalign.search.archive import Run
+from moalign.types import BASE, Observation
+
+
+class Announcer:
+    """Tells plugins, trackers and views what happens.
+
+    A listener that raises is reported once, by name, as a warning; it is called again the next
+    time. With ``strict`` the exception passes through, for those who write one.
+    """
+
+    def __init__(
+        self,
+        manager: pluggy.PluginManager,
+        listeners: Sequence[object],
+        strict: bool = False,
+    ) -> None:
+        """Set up.
+
+        Args:
+            manager: of the catalogue; it is left as it is.
+            listeners: trackers of the study, and other objects with announce hooks.
+            strict: let exceptions through.
+
+        Raises:
+            PluginError: a listener implements a hook that does not exist.
+        """
+        self._manager = pluggy.PluginManager(hookspecs.GROUP)
+        self._manager.add_hookspecs(hookspecs)
+        self._listeners = tuple(listeners)
+        self._strict = strict
+        self._failures: Counter[str] = Counter()
+        for name, plugin in manager.list_name_plugin():
+            if plugin is not None:
+                self._manager.register(plugin, name=name)
+        for listener in self._listeners:
+            self._register(listener)
+
+    def _register(self, listener: object) -> None:
+        name = (
+            f"{listener.kind} {listener.name}" if isinstance(listener, Tracker) else repr(listener)
+        )
+        self._manager.register(listener, name=name)
+        for caller in self._manager.get_hookcallers(listener) or ():
+            if not caller.has_spec():
+                hint = nearest(caller.name, hookspecs.ANNOUNCE)
+                raise PluginError(f"{name}: no hook is called {caller.name!r}; {hint}")
+
+    def __call__(self, hook: str, **arguments: Any) -> None:
+        """Call every implementation of an announce hook."""
+        for implementation in getattr(self._manager.hook, hook).get_hookimpls():
+            given = {name: arguments[name] for name in implementation.argnames}
+            self._guarded(implementation.plugin_name, hook, implementation.function, given)
+
+    def base_measured(self, run: Run) -> None:
+        """Say what the base policy is worth, under its first condition."""
+        evaluation = run.measurements(BASE, 0).evaluations[0].evaluation
+        self("moalign_base_measured", evaluation=evaluation)
+
+    def segment_ended(self, run: Run, measured: events.Measured) -> None:
+        """Say what a trial's checkpoint is worth."""
+        trial, step = measured.trial, measured.step
+        given = run.measurements(trial, step).evaluations
+        self(
+            "moalign_segment_ended",
+            trial=trial,
+            observations=[o for o in run.observations() if (o.trial, o.step) == (trial, step)],
+            evaluations=[one.evaluation for one in given],
+            time=measured.time,
+        )
+
+    def front_updated(
+        self, run: Run, before: Sequence[Observation], after: Sequence[Observation]
+    ) -> None:
+        """Say what the front is, if it is another one."""
+        names = [[(o.trial, o.step, o.condition) for o in front] for front in (before, after)]
+        if names[0] != names[1]:
+            self("moalign_front_updated", points=after, hypervolume=run.hypervolume())
+
+    def close(self) -> None:
+        """Close the trackers, and say how often listeners failed after their first failure."""
+        for name, plugin in self._manager.list_name_plugin():
+            if isinstance(plugin, Tracker):
+                self._guarded(name, "close", plugin.close, {})
+        for name, times in self._failures.items():
+            if times > 1:
+                warnings.warn(f"{name} failed {times} times in all", stacklevel=2)
+
+    def _guarded(self, name: str, what: str, function: Any, arguments: dict[str, Any]) -> None:
+        try:
+            function(**arguments)
+        except Exception as error:
+            if self._strict:
+                raise
+            self._failures[name] += 1
+            if self._failures[name] == 1:
+                warnings.warn(
+                    f"{name} failed in {what} and the study goes on without it: "
+                    f"{type(error).__name__}: {error}",
+                    stacklevel=4,
+                )

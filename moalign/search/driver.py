@@ -1,0 +1,393 @@
+"""The driver of a study, top to bottom: open, propose, run segments, decide, test, close.
+
+It alone writes the record and calls announce hooks. What is done next is a function of the record
+and of the segments that run at this moment, so going on after a crash needs no code of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from pathlib import Path
+from typing import Final
+
+from moalign.components import Executor, SegmentFunction
+from moalign.errors import MoalignError, RecordError, StudyError
+from moalign.search import events, proposals, provenance, retention, stopping
+from moalign.search.announce import Announcer
+from moalign.search.archive import Run, Trial
+from moalign.search.events import Outcome
+from moalign.search.folders import RunFolder
+from moalign.search.measurements import write_atomically
+from moalign.search.record import Record
+from moalign.study.study import Study
+from moalign.types import (
+    BASE,
+    Observation,
+    SegmentDone,
+    SegmentFailed,
+    SegmentTask,
+    Split,
+    Start,
+    StepEvent,
+)
+
+ATTEMPTS: Final = 3
+"""How often a segment is tried whose worker is lost."""
+
+WAIT: Final = 1.0  # seconds between two looks at the clock
+
+Progress = Callable[[float, str], None]
+Report = Callable[[Run], Mapping[str, Path]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a study's driver ended.
+
+    Attributes:
+        run: what the record adds up to.
+        outcome: ``finished``, ``interrupted`` (Ctrl-C, or the time is up; the same command goes
+            on), or ``failed`` (no trial could be measured).
+        files: what was written for people, by role; empty unless it finished.
+    """
+
+    run: Run
+    outcome: Outcome
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+
+def run_study(
+    study: Study,
+    folder: Path,
+    *,
+    executor: Executor | None = None,
+    trials: int | None = None,
+    max_hours: float | None = None,
+    listeners: Sequence[object] = (),
+    strict: bool = False,
+    progress: Progress | None = None,
+    report: Report | None = None,
+    segment: SegmentFunction | None = None,
+    prepare: Callable[[Study, RunFolder, Progress], object] | None = None,
+) -> Result:
+    """Run a study, or go on with it; one that is finished trains nothing.
+
+    Args:
+        study: checked.
+        folder: of the run; its name is the run's name.
+        executor: runs the segments; default: the study's.
+        trials: how many trials in all; default: the study's. More than a finished run has adds.
+        max_hours: after this time no segment is started, and those that run are waited for.
+        listeners: objects with announce hooks, beside the study's trackers and plugins.
+        strict: a listener that raises ends the study instead of being reported.
+        progress: called with the share done in [0, 1] while the base policy is built.
+        report: called once the study is finished; returns the files it wrote, by role.
+        segment: what a worker runs; default: :func:`moalign.search.segments.run_segment`.
+        prepare: builds the base policy; default: :func:`moalign.search.segments.ensure_base`.
+
+    Raises:
+        RecordError: another driver, another study, a damaged record, a full disk.
+        MoalignError: the base policy cannot be built or measured, the space not be searched.
+    """
+    if segment is None or prepare is None:
+        from moalign.search.segments import ensure_base, run_segment
+
+        segment, prepare = segment or run_segment, prepare or ensure_base
+    total = trials or study.section.search.trials
+    study.strategy.check(proposals.history(study, total))
+    executor = executor or study.new_executor()
+    executor.open(segment)
+    listeners = (*study.new_trackers(), *listeners)
+    announce = Announcer(study.catalogue.manager, listeners, strict)
+    deadline = math.inf if max_hours is None else time.monotonic() + 3600 * max_hours
+    told = progress or (lambda _share, _words: None)
+    with Record(RunFolder(Path(folder))) as record:
+        driver = _Driver(study, record, executor, announce, total, deadline)
+        return driver.drive(lambda: prepare(study, record.state.folder, told), report)
+
+
+@dataclass
+class _Driver:
+    study: Study
+    record: Record
+    executor: Executor
+    announce: Announcer
+    total: int
+    deadline: float
+    running: dict[tuple[int, int, Split], SegmentTask] = field(default_factory=dict)
+    exhausted: bool = False
+    front: tuple[Observation, ...] = ()
+    pruned: set[tuple[Path, str]] = field(default_factory=set)
+
+    @property
+    def run(self) -> Run:
+        """What the record adds up to."""
+        return self.record.state
+
+    def drive(self, prepare: Callable[[], object], report: Report | None) -> Result:
+        """Open the run, do all there is to do, and leave it in order."""
+        self._open()
+        try:
+            if not (self.run.base and self._searched()) or self._untested():
+                prepare()
+            self._search()
+            if not self._searched():
+                return self._leave("interrupted")
+            if not self.front:
+                return self._leave("failed")
+            self._test()
+            return self._leave("finished", report(self.run) if report else {})
+        except KeyboardInterrupt:
+            return self._leave("interrupted")
+        except BaseException:
+            with contextlib.suppress(RecordError):  # the first error is the one to tell
+                self._leave("failed")
+            raise
+
+    def _open(self) -> None:
+        """Refuse another study's run; write down the study, and that the run is open."""
+        folder, first = self.run.folder, not self.run.opened
+        if not first:
+            provenance.check_same(self.run, self.study)
+        opened = provenance.opening(self.study, self.executor.workers, self.total)
+        try:
+            retention.sweep(folder)
+            if first or not folder.study.exists():
+                write_atomically(folder.study, provenance.as_yaml(self.study, opened))
+        except OSError as error:
+            raise RecordError(f"{folder.path}: nothing can be written there: {error}") from error
+        self.record.append(opened)
+        self.front = self.run.front()
+        self.announce(
+            "moalign_study_started",
+            run=folder.path,
+            study=self.study.data,
+            objectives=self.study.objectives,
+            resumed=bool(self.run.trials),
+        )
+
+    def _leave(self, outcome: Outcome, files: Mapping[str, Path] | None = None) -> Result:
+        """Stop the workers, write down how the run was left, and say so."""
+        self.executor.close()
+        self.record.append(events.Closed(time.time(), outcome))
+        if outcome == "finished":
+            retention.prune(self.run, range(len(self.run.trials)), self.pruned)
+        result = Result(self.run, outcome, files or {})
+        self.announce(
+            "moalign_study_ended",
+            run=self.run.folder.path,
+            outcome=outcome,
+            files=result.files,
+        )
+        self.announce.close()
+        return result
+
+    # --- the loop ------------------------------------------------------------------------------
+
+    def _search(self) -> None:
+        """Propose and train until everything is done, or until the time is up."""
+        if self.run.base is not None:
+            self.announce.base_measured(self.run)
+        else:
+            self._submit(BASE, 0, 0, "validation")
+        while True:
+            while self._advance():
+                pass
+            if not self.running:
+                return
+            self._wait()
+
+    def _wait(self) -> None:
+        for event in self.executor.wait(WAIT):
+            if isinstance(event, StepEvent):
+                self.announce("moalign_step_ended", event=event)
+                continue
+            task = self.running.pop((event.trial, event.step, event.split))
+            if isinstance(event, SegmentDone):
+                self._measured(task, event.seconds)
+            else:
+                self._not_measured(task, event)
+
+    def _advance(self) -> bool:
+        """Do one thing that can be done now; False if there is none."""
+        if time.monotonic() >= self.deadline:
+            return False
+        busy = {trial for trial, _, _ in self.running}
+        for trial in self.run.live():
+            if trial.number not in busy and self._move(trial):
+                return True
+        return self._propose()
+
+    def _searched(self) -> bool:
+        enough = self.exhausted or len(self.run.trials) >= self.total
+        return enough and not any(self.run.live())
+
+    # --- one trial -----------------------------------------------------------------------------
+
+    def _move(self, trial: Trial) -> bool:
+        """Decide about a trial at its rung, or send it on to the next one."""
+        step, rungs = trial.step, self.study.section.search.rungs
+        if step in rungs and step not in trial.decided:
+            decision = stopping.at_rung(self.run, trial, step)
+            if decision is None:
+                return False
+            decided = events.Decided(
+                time.time(), trial.number, step, decision.go_on, decision.reason
+            )
+            self.record.append(decided)
+            if not decision.go_on:
+                self._ended(trial, decided.time)
+            return True
+        ahead = [rung for rung in rungs if step < rung < trial.total]
+        self._submit(trial.number, step, min(ahead, default=trial.total), "validation")
+        return True
+
+    def _submit(self, number: int, since: int, until: int, split: Split) -> None:
+        trial = self.run.trials.get(number)
+        study = self.study
+        if trial is not None:
+            values = {**trial.proposal.params, **trial.proposal.settings}
+            try:
+                study = study.with_values(values)
+            except MoalignError as error:
+                self._failed(number, f"the strategy proposed what cannot be run: {error}")
+                return
+        task = SegmentTask(
+            run=self.run.folder.path,
+            trial=number,
+            study=study.data,
+            start=Start() if trial is None else trial.proposal.start,
+            since=since,
+            until=until,
+            total=self.run.steps if trial is None else trial.total,
+            split=split,
+            plugins=tuple((file.path, file.sha256) for file in study.catalogue.files),
+            threads=study.section.training.threads,
+        )
+        self._run(task)
+
+    def _run(self, task: SegmentTask) -> None:
+        self.running[task.trial, task.until, task.split] = task
+        self.executor.submit(task)
+
+    def _measured(self, task: SegmentTask, seconds: float) -> None:
+        """Take what a segment measured into the record."""
+        measurements = self.run.measurements(task.trial, task.until, task.split)
+        measured = events.Measured(
+            time=time.time(),
+            trial=task.trial,
+            step=task.until,
+            split=task.split,
+            points=tuple(map(events.Point.of, measurements.evaluations)),
+            cost=measurements.cost,
+            seconds=seconds,
+        )
+        self.record.append(measured)
+        if task.split == "test":
+            self.executor.forget(task.trial)
+        elif task.trial == BASE:
+            self.executor.forget(BASE)
+            self.announce.base_measured(self.run)
+        else:
+            self.announce.segment_ended(self.run, measured)
+            before, self.front = self.front, self.run.front()
+            self.announce.front_updated(self.run, before, self.front)
+            trial = self.run.trials[task.trial]
+            if trial.outcome == "finished":
+                self._ended(trial, measured.time)
+            self._prune()
+
+    def _not_measured(self, task: SegmentTask, failure: SegmentFailed) -> None:
+        """Try again with another worker, give the trial up, or end the study."""
+        reason = failure.reason
+        if failure.retry:
+            lost = events.Lost(time.time(), task.trial, task.until, task.attempt, reason)
+            self.record.append(lost)
+            if task.attempt + 1 < ATTEMPTS:
+                self._run(replace(task, attempt=task.attempt + 1))
+                return
+            reason = f"its worker was lost {ATTEMPTS} times, the last time because {reason}"
+        if failure.fatal:
+            raise RecordError(reason)
+        if task.trial == BASE:
+            self.record.append(events.Failed(time.time(), BASE, reason, failure.detail))
+            raise StudyError(f"the base policy could not be measured on {task.split}: {reason}")
+        if task.split == "test":
+            raise StudyError(
+                f"trial {task.trial} at step {task.until} could not be measured on test: {reason}"
+            )
+        self._failed(task.trial, reason, failure.detail)
+
+    def _failed(self, number: int, reason: str, detail: str = "") -> None:
+        failed = events.Failed(time.time(), number, reason, detail)
+        self.record.append(failed)
+        self._ended(self.run.trials[number], failed.time)
+
+    def _ended(self, trial: Trial, when: float) -> None:
+        self.executor.forget(trial.number)
+        self.announce(
+            "moalign_trial_ended",
+            trial=trial.number,
+            outcome=trial.outcome,
+            reason=trial.reason,
+            time=when,
+        )
+        self._prune()
+
+    # --- proposals -----------------------------------------------------------------------------
+
+    def _propose(self) -> bool:
+        """Make the next trial if it is its turn; False if it is not."""
+        number = len(self.run.trials)
+        if self.exhausted or number >= self.total or not self._has_turn(number):
+            return False
+        proposal = proposals.make(self.study, self.run, self._visible(number), self.total)
+        if proposal is None:
+            self.exhausted = True
+            return False
+        proposed = events.Proposed(time.time(), number, proposal)
+        self.record.append(proposed)
+        self.announce("moalign_trial_started", trial=number, proposal=proposal, time=proposed.time)
+        return True
+
+    def _has_turn(self, number: int) -> bool:
+        if self.run.logical:
+            seen = self._visible(number)
+            return all(self.run.trials[trial].outcome for trial in seen)
+        return sum(1 for _ in self.run.live()) < self.executor.workers
+
+    def _visible(self, number: int) -> range:
+        """Return the trials whose results proposal ``number`` is made from."""
+        if self.run.logical:
+            return range(max(0, number - self.run.opened[0].workers + 1))
+        return range(number)
+
+    def _prune(self) -> None:
+        """Delete policies and training states that nobody will read again."""
+        visible = self._visible(len(self.run.trials))
+        if self.run.logical:
+            ended = takewhile(lambda number: self.run.trials[number].outcome, visible)
+            visible = range(sum(1 for _ in ended))
+        retention.prune(self.run, visible, self.pruned)
+
+    # --- test ----------------------------------------------------------------------------------
+
+    def _test(self) -> None:
+        """Measure the front's points and the base policy on test; each of them once."""
+        untested = self._untested()
+        openings = self.run.test_openings
+        if not openings or not set(untested) <= set(openings[-1].points):
+            self.record.append(events.OpenedTest(time.time(), tuple(untested)))
+        for trial, step in untested:
+            self._submit(trial, step, step, "test")
+        while self.running:
+            self._wait()
+
+    def _untested(self) -> list[tuple[int, int]]:
+        points = [(BASE, 0), *((o.trial, o.step) for o in self.front)]
+        return [point for point in dict.fromkeys(points) if point not in self.run.tests]

@@ -1,0 +1,54 @@
+"""The next trial: the near-corners and the centre first, then what the strategy proposes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Container
+
+from moalign.search.archive import Run
+from moalign.study.space import first_proposals
+from moalign.study.study import Study
+from moalign.types import History, Proposal
+
+
+def make(study: Study, run: Run, visible: Container[int], trials: int) -> Proposal | None:
+    """Return the next proposal, or None if the space is exhausted.
+
+    Args:
+        study: gives the space and the strategy.
+        run: the state of the run; the proposal gets the next free number.
+        visible: numbers of the trials whose results the strategy may know.
+        trials: how many trials the study runs in all.
+    """
+    number = len(run.trials)
+    first = first_proposals(study.space) if study.strategy.corners_first else []
+    if number < len(first):
+        return first[number]
+    known = history(study, trials, run, visible)
+    return next(iter(study.strategy.propose(known, 1, seed_of(study.seed, number))), None)
+
+
+def history(
+    study: Study, trials: int, run: Run | None = None, visible: Container[int] = ()
+) -> History:
+    """Return what a strategy may know; without a run, what it knows at the very beginning."""
+    made = run.trials if run is not None else {}
+    return History(
+        space=study.space,
+        objectives=study.front_objectives,
+        observations=run.observations(visible) if run is not None else (),
+        pending={
+            number: trial.proposal
+            for number, trial in made.items()
+            if number not in visible or trial.outcome is None
+        },
+        steps=study.section.training.steps,
+        trials=trials,
+        proposed=len(made),
+    )
+
+
+def seed_of(seed: int, number: int) -> int:
+    """Return the seed of a proposal, below 2**31, from the study's seed and its number."""
+    digest = hashlib.sha256(f"{seed}/proposal/{number}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1

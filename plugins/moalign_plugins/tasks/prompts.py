@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import gzip
 import hashlib
 import io
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Annotated, Any, ClassVar, Final
 
 from annotated_types import Gt, MinLen
@@ -61,9 +64,9 @@ class Prompts(Task):
 
     **Options**
 
-    - ``path``: a file that ends in ``.jsonl`` or ``.csv`` (``.gz`` may follow) or ``.parquet``, or
-      a folder written by ``Dataset.save_to_disk`` (needs ``pip install 'moalign[data]'``).
-      Relative to the folder where you start moalign; ``~`` is your home. Text is UTF-8.
+    - ``path``: a file that ends in ``.jsonl`` or ``.csv`` (``.gz`` may follow), in UTF-8; or, after
+      ``pip install 'moalign[data]'``, a ``.parquet`` file or a folder that ``Dataset.save_to_disk``
+      wrote. Relative to the folder where you start moalign; ``~`` is your home.
     - ``prompt``: the column with the text that the policy reads.
     - ``columns``: field to column, for rewards that look for a name: ``{reference: answer}``. A
       row where such a column is empty is an error. Without ``columns`` every other column is a
@@ -344,23 +347,24 @@ def _read_csv(path: Path, text: str) -> Iterator[_Record]:
 
 
 def _read_parquet(path: Path) -> Iterator[_Record]:
+    datasets = _datasets(path)
     try:
-        from pyarrow import parquet  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise _missing(path, "pyarrow") from error
-    try:
-        rows = parquet.read_table(path).to_pylist()
+        with TemporaryDirectory() as cache:  # it leaves lock files there
+            rows = datasets.load_dataset(
+                "parquet",
+                data_files=glob.escape(str(path.absolute())),
+                split="train",
+                cache_dir=cache,
+                streaming=True,
+            )
+            for number, values in enumerate(rows, start=1):
+                yield _Record(f"{path}, row {number}", values)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as Parquet: {error}") from error
-    for number, values in enumerate(rows, start=1):
-        yield _Record(f"{path}, row {number}", values)
 
 
 def _read_folder(path: Path) -> Iterator[_Record]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise _missing(path, "datasets") from error
+    datasets = _datasets(path)
     try:
         loaded = datasets.load_from_disk(str(path))
     except (OSError, ValueError, KeyError) as error:
@@ -377,5 +381,12 @@ def _read_folder(path: Path) -> Iterator[_Record]:
                 yield _Record(f"{where} of {part}", values, str(part))
 
 
-def _missing(path: Path, package: str) -> DataError:
-    return DataError(f"{path}: reading it needs {package}; run: pip install 'moalign[data]'")
+def _datasets(path: Path) -> ModuleType:
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(
+            f"{path}: reading it needs the package datasets; run: pip install 'moalign[data]'"
+        ) from error
+    module: ModuleType = datasets
+    return module

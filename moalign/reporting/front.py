@@ -1,0 +1,211 @@
+"""What a front says: its points, utility at each preference, hypervolume. Numbers, no drawing.
+
+Membership and picks are decided on validation; test only reports (DESIGN 9). Before test has been
+measured, validation reports too, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from moalign.reporting import pick
+from moalign.reporting.points import Point, PointTable
+from moalign.reporting.statistics import (
+    Floats,
+    HypervolumeInterval,
+    UtilityDifference,
+    hypervolume_interval,
+    utility_difference,
+)
+from moalign.types import Split
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the front offers at one preference, in normalised units.
+
+    Attributes:
+        preference: weights by front objective.
+        point: the one that validation would choose.
+        utility: of the point; ``low`` and ``high`` are a 95 % interval.
+        base: of the base policy.
+        difference: point minus base, paired over the units.
+    """
+
+    preference: Mapping[str, float]
+    point: Point
+    utility: UtilityDifference
+    base: UtilityDifference
+    difference: UtilityDifference
+
+
+@dataclass(frozen=True)
+class Front:
+    """A front and its numbers.
+
+    Attributes:
+        table: all points.
+        split: where ``choices`` and ``hypervolume`` were measured: test, or validation as long
+            as test has not been measured.
+        choices: one per preference of the report.
+        expected: mean utility over the preferences, minus that of the base policy.
+        hypervolume: of the front points, bias-corrected; descriptive.
+    """
+
+    table: PointTable
+    split: Split
+    choices: tuple[Choice, ...]
+    expected: UtilityDifference
+    hypervolume: HypervolumeInterval
+
+
+def build_front(
+    table: PointTable, preferences: Sequence[Mapping[str, float]], *, resamples: int, seed: int
+) -> Front:
+    """Compute the numbers of a front.
+
+    Args:
+        table: at least one point of it is on the front.
+        preferences: over the front objectives, each summing to 1.
+        resamples: of the bootstrap of the hypervolume.
+        seed: of the bootstrap.
+    """
+    split: Split = "test" if table.complete("test") else "validation"
+    points = pick.candidates(table)
+    choices = tuple(_choice(table, points, wanted, split) for wanted in preferences)
+    reference = [o.normalise(o.reference) if o.reference is not None else 0.0 for o in table.axes]
+    return Front(
+        table=table,
+        split=split,
+        choices=choices,
+        expected=mean_difference(
+            [(c.point.units_UK(table.names, split), c.preference) for c in choices],
+            [(table.base.units_UK(table.names, split), c.preference) for c in choices],
+            table,
+        ),
+        hypervolume=hypervolume_interval(
+            [point.units_UK(table.names, split) for point in table.front],
+            table.bounds_K2,
+            reference,
+            resamples=resamples,
+            seed=seed,
+        ),
+    )
+
+
+def _choice(
+    table: PointTable, points: Sequence[Point], preference: Mapping[str, float], split: Split
+) -> Choice:
+    chosen, _ = pick.best(table, points, preference)
+    mine, base = chosen.units_UK(table.names, split), table.base.units_UK(table.names, split)
+    weights = [preference[name] for name in table.names]
+    return Choice(
+        preference=preference,
+        point=chosen,
+        utility=utility(mine, weights, table),
+        base=utility(base, weights, table),
+        difference=utility_difference(mine, base, weights, table.bounds_K2),
+    )
+
+
+def utility(values_UK: Floats, weights_K: Sequence[float], table: PointTable) -> UtilityDifference:
+    """Return a point's own utility with its standard error: the difference to the lower bounds."""
+    lows_K = np.array([low for low, _ in table.bounds_K2])
+    lows_UK = np.where(np.isnan(values_UK), np.nan, lows_K)
+    return utility_difference(values_UK, lows_UK, weights_K, table.bounds_K2)
+
+
+def mean_difference(
+    a: Sequence[tuple[Floats, Mapping[str, float]]],
+    b: Sequence[tuple[Floats, Mapping[str, float]]],
+    table: PointTable,
+) -> UtilityDifference:
+    """Return the difference of two mean utilities over the same preferences, paired over units.
+
+    Args:
+        a: unit values and preference of the point chosen at each preference.
+        b: the same for the other side, in the same order.
+        table: gives names and bounds.
+    """
+    weights = [w[name] / len(a) for _, w in a for name in table.names]
+    return utility_difference(
+        np.hstack([values for values, _ in a]),
+        np.hstack([values for values, _ in b]),
+        weights,
+        table.bounds_K2 * len(a),
+    )
+
+
+# --- as text -----------------------------------------------------------------------------------
+
+
+def front_rows(table: PointTable, split: Split = "validation") -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the front as text; the base policy is the last row."""
+    names = [o.name for o in table.objectives]
+    measured = [n for n in names if n in table.base.values(split)]
+    weighted = list(next((p.weights for p in table.front if p.weights), {}))
+    paths = list(dict.fromkeys(path for p in table.front for path in p.settings()))
+    header = ["point", *measured]
+    if weighted:
+        header.append("weights" if weighted == names else f"weights {'/'.join(weighted)}")
+    header += [path.rpartition(".")[2] for path in paths] + ["trial", "steps"]
+    rows = []
+    for point in (*table.front, table.base):
+        row = [point.id, *(_value(table, point, name, split) for name in measured)]
+        if weighted:
+            row.append("/".join(pick.share(weight) for weight in (point.weights or {}).values()))
+        row += [number(point.params[path]) if path in point.params else "" for path in paths]
+        row += ["" if point is table.base else str(point.trial), str(point.step)]
+        rows.append(row)
+    return header, rows
+
+
+def choice_rows(front: Front) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the utilities as text; the last row is their mean."""
+    header = ["preference", "point", "utility", "base policy", "difference", "95 % interval"]
+    rows = [
+        [
+            pick.say(c.preference),
+            c.point.id,
+            f"{c.utility.value:.3f} ± {c.utility.stderr:.3f}",
+            f"{c.base.value:.3f} ± {c.base.stderr:.3f}",
+            f"{c.difference.value:+.3f}",
+            f"{c.difference.low:+.3f} to {c.difference.high:+.3f}",
+        ]
+        for c in front.choices
+    ]
+    if len(rows) > 1:
+        mine = np.mean([c.utility.value for c in front.choices])
+        base = np.mean([c.base.value for c in front.choices])
+        e = front.expected
+        interval = f"{e.low:+.3f} to {e.high:+.3f}"
+        rows.append(["mean", "", f"{mine:.3f}", f"{base:.3f}", f"{e.value:+.3f}", interval])
+    return header, rows
+
+
+def hypervolume_sentence(front: Front) -> str:
+    """Return the hypervolume as a sentence."""
+    h = front.hypervolume
+    return (
+        f"Hypervolume {h.corrected:.3f} (95 % interval {h.low:.3f} to {h.high:.3f}; {h.raw:.3f} "
+        f"before its bias is taken off), on {front.split}: descriptive, not for comparing runs."
+    )
+
+
+def _value(table: PointTable, point: Point, name: str, split: Split) -> str:
+    value = point.values(split).get(name)
+    if value is None:
+        return ""
+    objective = next(o for o in table.objectives if o.name == name)
+    low, high = objective.bounds or (0.0, 1.0)
+    places = max(0, 3 - max(0, round(np.log10(high - low))))
+    short = "" if objective.at_least is None or value.mean >= objective.at_least else " *"
+    return f"{value.mean:.{places}f} ± {value.stderr:.{places}f}{short}"
+
+
+def number(value: object) -> str:
+    """Return a parameter as short text."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

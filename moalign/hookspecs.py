@@ -131,11 +131,15 @@ def moalign_trackers() -> list[type[Tracker]]:  # type: ignore[empty-body]
 
 
 @hookspec
-def moalign_study_started(
+def moalign_study_started(  # noqa: PLR0917  # pluggy takes no keyword-only arguments
     run: Path,
     study: Mapping[str, Any],
     objectives: Sequence[Objective],
     resumed: bool,
+    time: float,
+    versions: Mapping[str, str],
+    plugins: Mapping[str, str],
+    revision: str | None,
 ) -> None:
     """A study's driver has opened its run.
 
@@ -146,17 +150,26 @@ def moalign_study_started(
         study: the fully resolved study, as plain data.
         objectives: all objectives, monitored ones included.
         resumed: True if the run's record already held trials.
+        time: seconds since the epoch when the run was first opened; with the run's name it says
+            which run this is, also after a resume.
+        versions: of Python, moalign and what results depend on, by name.
+        plugins: SHA-256 of each plugin file, by path.
+        revision: of the source moalign runs from, or None.
     """
 
 
 @hookspec
-def moalign_base_measured(evaluation: Evaluation) -> None:
+def moalign_base_measured(
+    evaluation: Evaluation, values: Mapping[str, tuple[float, float]], time: float
+) -> None:
     """The base policy has been measured on validation.
 
     Called once per command; the same event again after a resume.
 
     Args:
         evaluation: values per unit, and sample completions.
+        values: mean and standard error by objective, monitored ones included, as recorded.
+        time: seconds since the epoch, as recorded.
     """
 
 
@@ -189,6 +202,7 @@ def moalign_segment_ended(
     trial: int,
     observations: Sequence[Observation],
     evaluations: Sequence[Evaluation],
+    values: Sequence[Mapping[str, tuple[float, float]]],
     time: float,
 ) -> None:
     """A trial has been measured at a rung or at its full length.
@@ -199,6 +213,7 @@ def moalign_segment_ended(
         trial: its number.
         observations: what the search reads.
         evaluations: values per unit and sample completions, in the same order.
+        values: mean and standard error by objective, monitored ones included, in the same order.
         time: seconds since the epoch, as recorded.
     """
 
@@ -218,7 +233,9 @@ def moalign_trial_ended(trial: int, outcome: str, reason: str, time: float) -> N
 
 
 @hookspec
-def moalign_front_updated(points: Sequence[Observation], hypervolume: float) -> None:
+def moalign_front_updated(
+    points: Sequence[Observation], hypervolume: float, trials: int, time: float
+) -> None:
     """The validation front has changed.
 
     Called after each segment that changes it.
@@ -226,6 +243,8 @@ def moalign_front_updated(points: Sequence[Observation], hypervolume: float) -> 
     Args:
         points: the non-dominated observations.
         hypervolume: of their normalised values, reference 0.
+        trials: how many trials have ended, one that ends with this segment included.
+        time: seconds since the epoch, as recorded.
     """
 
 
@@ -239,7 +258,8 @@ def moalign_study_ended(run: Path, outcome: str, files: Mapping[str, Path]) -> N
         run: the run's folder.
         outcome: ``finished``, ``interrupted`` or ``failed``.
         files: what was written for people, by role: ``front_png``, ``front_html``, ``points_csv``,
-            ``study``; empty if it was interrupted.
+            ``study``; ``policies`` is the folder that holds the exported policy of each point of
+            the front, named after the point as in ``points_csv``. Empty if it was interrupted.
     """
 
 

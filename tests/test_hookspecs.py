@@ -27,18 +27,28 @@ ANNOUNCED: dict[str, dict[str, Any]] = {
         "study": {"study": "a"},
         "objectives": (Objective("a", (0.0, 1.0)),),
         "resumed": False,
+        "time": 1.0,
+        "versions": {"moalign": "0.1.0"},
+        "plugins": {},
+        "revision": None,
     },
-    "moalign_base_measured": {"evaluation": EVALUATION},
+    "moalign_base_measured": {"evaluation": EVALUATION, "values": {"a": (0.5, 0.1)}, "time": 1.0},
     "moalign_trial_started": {"trial": 0, "proposal": Proposal({}), "time": 1.0},
     "moalign_step_ended": {"event": StepEvent(0, 1, 1.0, {"loss": 0.5})},
     "moalign_segment_ended": {
         "trial": 0,
         "observations": (OBSERVATION,),
         "evaluations": (EVALUATION,),
+        "values": ({"a": (0.5, 0.1)},),
         "time": 1.0,
     },
     "moalign_trial_ended": {"trial": 0, "outcome": "finished", "reason": "", "time": 1.0},
-    "moalign_front_updated": {"points": (OBSERVATION,), "hypervolume": 0.5},
+    "moalign_front_updated": {
+        "points": (OBSERVATION,),
+        "hypervolume": 0.5,
+        "trials": 1,
+        "time": 1.0,
+    },
     "moalign_study_ended": {"run": Path("runs/a"), "outcome": "finished", "files": {}},
 }
 
@@ -92,14 +102,16 @@ class Listener:
         self.heard: list[dict[str, Any]] = []
 
     @hookimpl
-    def moalign_study_started(self, run, study, objectives, resumed):
-        self.heard.append(
-            {"run": run, "study": study, "objectives": objectives, "resumed": resumed}
-        )
+    def moalign_study_started(  # noqa: PLR0917
+        self, run, study, objectives, resumed, time, versions, plugins, revision
+    ):
+        heard = {"run": run, "study": study, "objectives": objectives, "resumed": resumed}
+        heard |= {"time": time, "versions": versions, "plugins": plugins, "revision": revision}
+        self.heard.append(heard)
 
     @hookimpl
-    def moalign_base_measured(self, evaluation):
-        self.heard.append({"evaluation": evaluation})
+    def moalign_base_measured(self, evaluation, values, time):
+        self.heard.append({"evaluation": evaluation, "values": values, "time": time})
 
     @hookimpl
     def moalign_trial_started(self, trial, proposal, time):
@@ -110,18 +122,18 @@ class Listener:
         self.heard.append({"event": event})
 
     @hookimpl
-    def moalign_segment_ended(self, trial, observations, evaluations, time):
-        self.heard.append(
-            {"trial": trial, "observations": observations, "evaluations": evaluations, "time": time}
-        )
+    def moalign_segment_ended(self, trial, observations, evaluations, values, time):
+        heard = {"trial": trial, "observations": observations, "evaluations": evaluations}
+        self.heard.append(heard | {"values": values, "time": time})
 
     @hookimpl
     def moalign_trial_ended(self, trial, outcome, reason, time):
         self.heard.append({"trial": trial, "outcome": outcome, "reason": reason, "time": time})
 
     @hookimpl
-    def moalign_front_updated(self, points, hypervolume):
-        self.heard.append({"points": points, "hypervolume": hypervolume})
+    def moalign_front_updated(self, points, hypervolume, trials, time):
+        heard = {"points": points, "hypervolume": hypervolume, "trials": trials, "time": time}
+        self.heard.append(heard)
 
     @hookimpl
     def moalign_study_ended(self, run, outcome, files):

@@ -69,8 +69,13 @@ class Announcer:
 
     def base_measured(self, run: Run) -> None:
         """Say what the base policy is worth, under its first condition."""
-        evaluation = run.measurements(BASE, 0).evaluations[0].evaluation
-        self("moalign_base_measured", evaluation=evaluation)
+        assert run.base is not None
+        self(
+            "moalign_base_measured",
+            evaluation=run.measurements(BASE, 0).evaluations[0].evaluation,
+            values=_values(run, run.base)[0],
+            time=run.base.time,
+        )
 
     def segment_ended(self, run: Run, measured: events.Measured) -> None:
         """Say what a trial's checkpoint is worth."""
@@ -81,16 +86,23 @@ class Announcer:
             trial=trial,
             observations=[o for o in run.observations() if (o.trial, o.step) == (trial, step)],
             evaluations=[one.evaluation for one in given],
+            values=_values(run, measured),
             time=measured.time,
         )
 
     def front_updated(
-        self, run: Run, before: Sequence[Observation], after: Sequence[Observation]
+        self, run: Run, before: Sequence[Observation], after: Sequence[Observation], time: float
     ) -> None:
         """Say what the front is, if it is another one."""
         names = [[(o.trial, o.step, o.condition) for o in front] for front in (before, after)]
         if names[0] != names[1]:
-            self("moalign_front_updated", points=after, hypervolume=run.hypervolume())
+            self(
+                "moalign_front_updated",
+                points=after,
+                hypervolume=run.hypervolume(),
+                trials=sum(trial.outcome is not None for trial in run.trials.values()),
+                time=time,
+            )
 
     def close(self) -> None:
         """Close the trackers, and say how often listeners failed after their first failure."""
@@ -114,3 +126,12 @@ class Announcer:
                     f"{type(error).__name__}: {error}",
                     stacklevel=4,
                 )
+
+
+def _values(run: Run, measured: events.Measured) -> list[dict[str, tuple[float, float]]]:
+    """Return mean and standard error by objective, for each condition."""
+    names = [objective.name for objective in run.objectives]
+    return [
+        dict(zip(names, zip(point.values_K, point.stderr_K, strict=True), strict=True))
+        for point in measured.points
+    ]

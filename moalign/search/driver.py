@@ -169,6 +169,10 @@ class _Driver:
             study=self.study.data,
             objectives=self.study.objectives,
             resumed=bool(self.run.trials),
+            time=self.run.opened[0].time,
+            versions=opened.versions,
+            plugins=opened.plugins,
+            revision=opened.revision,
         )
 
     def _leave(self, outcome: Outcome, files: Mapping[str, Path] | None = None) -> Result:
@@ -296,7 +300,7 @@ class _Driver:
         else:
             self.announce.segment_ended(self.run, measured)
             before, self.front = self.front, self.run.front()
-            self.announce.front_updated(self.run, before, self.front)
+            self.announce.front_updated(self.run, before, self.front, measured.time)
             trial = self.run.trials[task.trial]
             if trial.outcome == "finished":
                 self._ended(trial, measured.time)

@@ -30,8 +30,8 @@ _SALT: Final = "moalign split 1"
 def split_prompts(task: Task, needed: Sequence[Split]) -> dict[Split, list[Prompt]]:
     """Return a task's prompts by split.
 
-    A prompt with a split of its own keeps it; if the task gives a test split, the others are dealt
-    in proportion of the remaining shares.
+    A prompt with a split of its own keeps it. The others are dealt to train and to the splits that
+    the task gives no prompts for, in proportion of their shares.
 
     Raises:
         DataError: fewer than :data:`FEWEST` prompts in a needed split, or an id that occurs twice.
@@ -41,12 +41,11 @@ def split_prompts(task: Task, needed: Sequence[Split]) -> dict[Split, list[Promp
     open_shares = {name: share for name, share in SHARES.items() if name not in given - {"train"}}
     by_split: dict[Split, list[Prompt]] = {name: [] for name in SPLITS}
     seen: set[str] = set()
-    keeps_train = "train" in given and given >= {"steer", "validation", "test"}
     for prompt in prompts:
         if prompt.id in seen:
             raise DataError(f"task {task.name}: two prompts have the id {prompt.id!r}")
         seen.add(prompt.id)
-        if prompt.split is not None and (prompt.split != "train" or keeps_train):
+        if prompt.split is not None:
             by_split[prompt.split].append(prompt)
         else:
             by_split[_deal(prompt, open_shares)].append(prompt)

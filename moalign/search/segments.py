@@ -28,7 +28,7 @@ from moalign.training.loop import Trial
 from moalign.training.policy import Policy, choose_device_and_dtype
 from moalign.training.scoring import Column
 from moalign.training.splits import split_prompts
-from moalign.types import BASE, Cost, SegmentTask, Start, StepEvent
+from moalign.types import BASE, SPLITS, Cost, SegmentTask, Start, StepEvent
 
 _STATE = "trial"
 _WEIGHTS = "policy"
@@ -78,8 +78,8 @@ def run_segment(
     measurements.write(beside / f"{task.split}.json")
     if task.trial != BASE:
         checkpoint.save_state(trial.policy.state(), beside / "policy", _WEIGHTS)
-    if task.until < task.total:
-        checkpoint.save_state(trial.state(), beside / "training", _STATE)
+        if task.until < task.total:
+            checkpoint.save_state(trial.state(), beside / "training", _STATE)
     checkpoint.publish(beside, final)
 
 
@@ -168,13 +168,17 @@ def base_folder(study: Study, artifacts: Path) -> Path:
 
 
 def ensure_base(study: Study, run: RunFolder, progress: Callable[[float, str], None]) -> Path:
-    """Build the base policy unless it is cached, and return its folder.
+    """Check the task's data, build the base policy unless it is cached, and return its folder.
 
     Args:
         study: names the policy source and the task.
         run: its ``artifacts`` folder is the cache.
         progress: called with the share done in [0, 1] and a few words.
+
+    Raises:
+        DataError: the data is missing, malformed or too small.
     """
+    split_prompts(study.task, SPLITS)
     folder = base_folder(study, run.artifacts)
     if not folder.is_dir():
         beside = folder.with_name(f".{folder.name}.{os.getpid()}")

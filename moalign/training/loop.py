@@ -24,6 +24,7 @@ from moalign.training.rollout import sample
 from moalign.training.scoring import Column, Scores, score
 from moalign.training.splits import split_prompts, step_prompts
 from moalign.types import (
+    SPLITS,
     Batch,
     Cost,
     Evaluation,
@@ -80,7 +81,7 @@ class Trial:
         self.train_columns = [
             Column(o.name, self.rewards[o.name], sections[o.name].output) for o in self.objectives
         ]
-        self.prompts = split_prompts(study.task, ("train", *self._measured_splits()))
+        self.prompts = split_prompts(study.task, SPLITS)
         self.evaluator = Evaluator(study, self.prompts, self.columns)
         self.parameters = [p for _, p in policy.trainable()]
         for module in self.optimizer.modules().values():
@@ -91,10 +92,6 @@ class Trial:
             betas=(0.9, 0.999),
             weight_decay=self.training.weight_decay,
         )
-
-    def _measured_splits(self) -> tuple[Split, ...]:
-        steer: tuple[Split, ...] = ("steer",) if "steer" in self.weighting.needs else ()
-        return (*steer, "validation")
 
     # --- the step ------------------------------------------------------------------------------
 

@@ -1,0 +1,185 @@
+"""Exporting a point's policy: a model folder that ``transformers`` loads, with a model card."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from moalign.errors import RecordError
+from moalign.reporting.front import number
+from moalign.reporting.pick import say
+from moalign.reporting.points import Point, PointTable, Value
+from moalign.search.archive import Run
+from moalign.study.study import Study
+from moalign.types import BASE, Prompt, Start
+
+if TYPE_CHECKING:
+    from moalign.components import LoadedPolicy, Rollout
+    from moalign.training.policy import Policy
+
+CARD: Final = "README.md"
+
+
+def trial_study(study: Study, run: Run, point: Point) -> Study:
+    """Return the study as a point's trial ran it: with the values of its proposal."""
+    if point.trial == BASE:
+        return study
+    proposal = run.trials[point.trial].proposal
+    return study.with_values({**proposal.params, **proposal.settings})
+
+
+def load_point(study: Study, run: Run, point: Point) -> tuple[LoadedPolicy, Policy]:
+    """Load the policy of a point; imports torch.
+
+    Raises:
+        RecordError: its policy was not kept, or the base policy it belongs to is gone.
+    """
+    from moalign.search.segments import base_folder, mixed_policy
+    from moalign.training.policy import Policy, choose_device_and_dtype
+
+    study = trial_study(study, run, point)
+    base = base_folder(study, run.folder.artifacts)
+    if not base.is_dir():
+        raise RecordError(
+            f"the base policy of run {run.folder.name} is no longer in {base}; the command that "
+            "made the run builds it again"
+        )
+    if point.trial != BASE and not run.folder.policy(point.trial, point.step).is_dir():
+        raise RecordError(
+            f"the policy of point {point.id} was not kept, because it is not on the front of a "
+            "finished run; pick a point of the front"
+        )
+    loaded = study.policy.load(base, [o.name for o in study.train_objectives])
+    policy = Policy(loaded, *choose_device_and_dtype())
+    if point.trial != BASE:
+        start = Start(((point.trial, point.step),), (1.0,))
+        policy.load_state(mixed_policy(run.folder, start))
+    return loaded, policy
+
+
+def export_point(study: Study, run: Run, table: PointTable, point: Point, folder: Path) -> None:
+    """Write a point's policy and its model card to ``folder``, whole or not at all.
+
+    Raises:
+        RecordError: ``folder`` stands already, or the policy cannot be loaded.
+    """
+    if folder.exists():
+        raise RecordError(f"{folder} exists already; export to a folder that does not")
+    loaded, policy = load_point(study, run, point)
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    policy.export(beside)
+    card = model_card(trial_study(study, run, point), run, table, point, loaded)
+    (beside / CARD).write_text(card, encoding="utf-8")
+    beside.rename(folder)
+
+
+def export_front(study: Study, run: Run, table: PointTable) -> Path:
+    """Write the policy of every front point to ``front/<point>/`` of the run.
+
+    A policy that stands there is left alone, one that is no longer on the front is deleted.
+
+    Returns:
+        the folder ``front``.
+    """
+    folder = run.folder.path / "front"
+    folder.mkdir(exist_ok=True)
+    for old in folder.iterdir():
+        if old.name not in {point.id for point in table.front}:
+            shutil.rmtree(old)
+    for point in table.front:
+        if not (folder / point.id).exists():
+            export_point(study, run, table, point, folder / point.id)
+    return folder
+
+
+# --- model card --------------------------------------------------------------------------------
+
+
+def model_card(
+    study: Study, run: Run, table: PointTable, point: Point, loaded: LoadedPolicy
+) -> str:
+    """Return the model card: what the bare model reads and writes, scores, and was made from."""
+    made = [f"- study: `{study.name}`, seed {study.seed}, {point.step} steps"]
+    if point.weights:
+        made.append(f"- weights of the objectives: {say(point.weights)}")
+    made += [f"- `{path}`: {number(value)}" for path, value in point.settings().items()]
+    made += [f"- {name} {version}" for name, version in run.opened[0].versions.items()]
+    parts = [
+        f"# {study.name}: point {point.id}",
+        "One point of a Pareto front of language models, trained with "
+        f"moalign {run.opened[0].versions.get('moalign', '')}.",
+        "## What it reads and writes",
+        loaded.speaks or "It reads prompts and writes completions as its tokenizer has them.",
+        _code(point, loaded, study.rollout),
+        "The text above is one prompt exactly as the model reads it. Between a person and the "
+        "bare model stands the task, which reads and writes plain text:",
+        f'```\nmoalign sample {run.folder.name} "..."\n```',
+        "## What it scored",
+        _scores(table, point),
+        "## How it was made",
+        "\n".join(made),
+        "## Licence",
+        _licence(study),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _code(point: Point, loaded: LoadedPolicy, rollout: Rollout) -> str:
+    """Return a program that runs the bare model on a prompt that it was measured on."""
+    text = point.validation.evaluation.samples[0]["prompt"]
+    ids = loaded.render(Prompt(id="card", text=text), point.condition)
+    shown = loaded.tokenizer.decode(ids)
+    again = loaded.tokenizer(shown, add_special_tokens=False)["input_ids"]
+    inputs = f'tokenizer({shown!r}, add_special_tokens=False, return_tensors="pt")["input_ids"]'
+    if again != ids:
+        inputs = f"torch.tensor([{ids}])  # {shown!r}"
+    lines = [
+        "import torch",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        'tokenizer = AutoTokenizer.from_pretrained(".")',
+        'model = AutoModelForCausalLM.from_pretrained(".")',
+        f"ids = {inputs}",
+        f"settings = dict(do_sample=True, top_k=0, temperature={rollout.temperature}, "
+        f"max_new_tokens={rollout.max_tokens})",
+        "written = model.generate(ids, **settings)",
+        "print(tokenizer.decode(written[0, ids.shape[1]:], skip_special_tokens=True))",
+    ]
+    if again == ids:
+        del lines[0]
+    return "```python\n" + "\n".join(lines) + "\n```"
+
+
+def _scores(table: PointTable, point: Point) -> str:
+    lines = ["| objective | validation | test | base policy, validation |", "|---|---|---|---|"]
+    for name in point.values():
+        columns = (point.values(), point.values("test"), table.base.values())
+        cells = " | ".join(_cell(values, name) for values in columns)
+        lines.append(f"| {name} | {cells} |")
+    note = "Means and standard errors; higher is better. An interval speaks of this checkpoint."
+    return "\n".join(lines) + "\n\n" + note
+
+
+def _cell(values: Mapping[str, Value], name: str) -> str:
+    value = values.get(name)
+    return "" if value is None else f"{value.mean:.3f} ± {value.stderr:.3f}"
+
+
+def _licence(study: Study) -> str:
+    """Return what the weights derive from: a named model, or the task's demonstrations."""
+    ((source, options),) = study.data["policy"].items()
+    ((task, _),) = study.data["task"].items()
+    if "model" in options:
+        return (
+            f"The weights derive from `{options['model']}`: its licence applies to them, and that "
+            f"of the data of task `{task}`."
+        )
+    return (
+        f"The weights were trained from the demonstrations of task `{task}` (policy `{source}`); "
+        "the licence of that data applies."
+    )

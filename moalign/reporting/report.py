@@ -1,0 +1,158 @@
+"""Writing a finished run's report: a table, a picture, a page, and a text that holds them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from moalign.reporting.front import (
+    Front,
+    build_front,
+    choice_rows,
+    front_rows,
+    hypervolume_sentence,
+)
+from moalign.reporting.page import front_html
+from moalign.reporting.pick import thresholds
+from moalign.reporting.plots import front_png, title
+from moalign.reporting.points import read_points, to_csv
+from moalign.search.archive import Run
+from moalign.search.measurements import write_atomically
+from moalign.study.study import report_preferences
+from moalign.types import Cost
+
+
+def front_of(run: Run) -> Front:
+    """Compute the front of a run as its study wants it reported.
+
+    Raises:
+        RecordError: nothing has been measured yet, or a file is missing or damaged.
+    """
+    study = run.opened[-1].study
+    table = read_points(run)
+    return build_front(
+        table,
+        report_preferences(study["report"]["preferences"], table.names),
+        resamples=study["report"]["resamples"],
+        seed=study["seed"],
+    )
+
+
+def write_report(run: Run, facts: Mapping[str, Any]) -> dict[str, Path]:
+    """Write ``points.csv``, ``front.png``, ``front.html`` and ``report.md`` into the run's folder.
+
+    Args:
+        run: what its record adds up to.
+        facts: what the task found when it loaded its data.
+
+    Returns:
+        the files by role: ``points_csv``, ``front_png``, ``front_html``, ``report``, ``study``.
+
+    Raises:
+        RecordError: nothing has been measured yet, or a file is missing or damaged.
+        OSError: full disk, read-only folder.
+    """
+    front = front_of(run)
+    folder = run.folder.path
+    picture = folder / "front.png"
+    beside = picture.with_name(".front.png")
+    beside.write_bytes(front_png(front.table))
+    beside.replace(picture)
+    texts = {
+        "points_csv": ("points.csv", to_csv(front.table)),
+        "front_html": ("front.html", front_html(front)),
+        "report": ("report.md", report_text(run, front, facts)),
+    }
+    for name, text in texts.values():
+        write_atomically(folder / name, text)
+    written = {role: folder / name for role, (name, _) in texts.items()}
+    return {**written, "front_png": picture, "study": run.folder.study}
+
+
+def report_text(run: Run, front: Front, facts: Mapping[str, Any]) -> str:
+    """Return the report as Markdown."""
+    table = front.table
+    parts = [
+        f"# {title(table)}",
+        summary(run),
+        "![The front](front.png)",
+        "[Interactive](front.html), with parameters and completions; [all points](points.csv).",
+        "## The front",
+        "Means and standard errors on validation, which decides what is on the front"
+        + (f"; * below the study's threshold ({_at_least(table)})." if thresholds(table) else "."),
+        markdown(*front_rows(table)),
+    ]
+    if front.split == "test":
+        parts += ["The same points on test:", markdown(*front_rows(table, "test"))]
+    parts += [
+        f"## Utility at each preference, on {front.split}",
+        "The point that validation would choose, against the base policy, in normalised units; "
+        "paired over the units.",
+        markdown(*choice_rows(front)),
+        hypervolume_sentence(front),
+        "## What the numbers say",
+        trust(run, front),
+    ]
+    if failures := [t for t in run.trials.values() if t.outcome == "failed"]:
+        parts.append("## Failed trials")
+        parts.append("\n".join(f"- trial {t.number}, step {t.step}: {t.reason}" for t in failures))
+    if facts:
+        parts += ["## Data", "\n".join(f"- {name}: {value}" for name, value in facts.items())]
+    parts += ["## Pick a point", "    " + pick_command(run, front)]
+    return "\n\n".join(parts) + "\n"
+
+
+def summary(run: Run) -> str:
+    """Return in a sentence or two what ran and what it took."""
+    outcomes = Counter(str(trial.outcome or "unfinished") for trial in run.trials.values())
+    told = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
+    spent = Cost()
+    seconds = run.base.seconds if run.base else 0.0
+    for trial in run.trials.values():
+        if trial.measured:
+            spent.add(trial.measured[trial.step].cost)
+        seconds += sum(measured.seconds for measured in trial.measured.values())
+    study = run.opened[-1].study["study"]
+    return (
+        f"Study `{study}`: {len(run.trials)} trials ({told}). They generated "
+        f"{spent.generated:,} tokens, passed {spent.forwarded:,} forward and {spent.backwarded:,} "
+        f"backward, and kept workers busy for {timedelta(seconds=round(seconds))}."
+    )
+
+
+def trust(run: Run, front: Front) -> str:
+    """Return what the intervals mean, and how often test has been opened."""
+    opened = len(run.test_openings)
+    if front.split == "validation":
+        tested = (
+            "Test has not been measured yet, so utility and hypervolume come from the same "
+            "validation units that chose the points, and are too high."
+        )
+    else:
+        times = "once" if opened == 1 else f"{opened} times"
+        tested = f"Membership and picks are decided on validation; test was opened {times}."
+    return (
+        f"{tested} An interval speaks of these checkpoints on units like these; a claim about a "
+        "setting needs several training seeds. A mixture that picks one of the policies at random "
+        "per prompt reaches every point between them."
+    )
+
+
+def pick_command(run: Run, front: Front) -> str:
+    """Return a command that picks a point."""
+    names = front.table.names
+    wanted = f"--prefer {names[0]}=3,{names[1]}=1" if len(names) > 1 else "--knee"
+    return f"moalign front {run.folder.name} {wanted}"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in r) + " |" for r in lines)
+
+
+def _at_least(table: Any) -> str:
+    return ", ".join(f"{name} at least {value:g}" for name, value in thresholds(table).items())

@@ -50,11 +50,10 @@ class Hypervolume(Weighting):
     Source:
         "Learning to Optimize Multi-Objective Alignment Through Dynamic Reward Weighting", arXiv
         2509.11452, section 4, algorithm 1, equation 1. Published behaviour: ``training.combine:
-        rewards`` and ``{apply_to: reward, reference: initial, margin: 0, standard_errors: 0, scale:
-        1}``. Differs: normalised objectives (theirs mix accuracies and
-        token counts); the first point is in the archive; points below the reference count 0 (the
-        authors' routine gives negative volumes or fails); the split is steer, never the one that
-        picks policies.
+        rewards`` with ``{apply_to: reward, reference: initial, margin: 0, standard_errors: 0,
+        scale: 1}``. Differs: objectives are normalised (theirs mix accuracies and token counts);
+        the first point is in the archive; points below the reference count 0 (the authors' routine
+        gives negative volumes or fails); the split is steer, never the one that picks policies.
 
     When to use it:
         To give more force to updates while they pay. It changes no proportion between objectives:

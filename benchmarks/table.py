@@ -1,0 +1,60 @@
+"""A dated table: what every benchmark writes, with all that is needed to run it again."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "transformers", "optuna", "botorch", "mlflow")
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, ["---"] * len(header), *([str(cell) for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def write(name: str, title: str, parts: Sequence[str], seeds: Sequence[int] = ()) -> Path:
+    """Write ``results/<date>-<name>.md`` and return its path.
+
+    Args:
+        name: of the benchmark.
+        title: the heading.
+        parts: paragraphs and tables, in order.
+        seeds: what was used.
+    """
+    today = datetime.now(UTC).date().isoformat()
+    facts = [
+        ("date", today),
+        ("commit", _commit()),
+        ("command", "python " + " ".join(["benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]])),
+        ("cores", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else "?"),
+        ("Python", platform.python_version()),
+        *((package, version(package)) for package in PACKAGES),
+    ]
+    if seeds:
+        facts.append(("seeds", ", ".join(map(str, seeds))))
+    text = "\n\n".join([f"# {title}", *parts, markdown(["what", "value"], facts)]) + "\n"
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{today}-{name}.md"
+    path.write_text(text, encoding="utf-8")
+    print(text)
+    return path
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=RESULTS.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() or "unknown"

@@ -32,6 +32,7 @@ LAYERS = (
     {"search", "reporting"},
     {"testing"},
     {"cli"},
+    {"__main__"},
 )
 LEAVES = {"pareto": set(), "maths": {"types"}, "execution": {"errors", "types", "components"}}
 OPEN_TO_PLUGINS = {"pareto", "maths", "testing", "execution"}

@@ -183,12 +183,12 @@ class Pretrained(PolicySource):
         if folder is None:
             common["revision"] = revision or "main"
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source, **common)
             model = AutoModelForCausalLM.from_pretrained(
                 source, dtype="auto", use_safetensors=True, **common
             )
+            tokenizer = AutoTokenizer.from_pretrained(source, **common)
         except (OSError, ValueError) as error:
-            reason = str(error).strip().split("\n")[0]
+            reason = " ".join(str(error).split())[:300].rstrip(".")
             place = (
                 f"folder {source} cannot be loaded"
                 if folder is not None

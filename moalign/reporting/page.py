@@ -65,7 +65,7 @@ def front_html(front: Front) -> str:
     )
 
 
-_CONFIG: Final = {"displaylogo": False, "responsive": True}
+_CONFIG: Final = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
 
 
 def _figures(table: PointTable) -> list[Any]:

@@ -1,0 +1,130 @@
+"""The numbers of a front: utilities against the base policy, hypervolume, and their tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moalign import Objective, pareto
+from moalign.reporting import pick
+from moalign.reporting.front import (
+    build_front,
+    choice_rows,
+    front_rows,
+    hypervolume_sentence,
+    mean_difference,
+)
+from moalign.reporting.points import read_points
+from moalign.reporting.statistics import paired_difference
+from moalign.study.study import report_preferences
+
+MakeRun = Callable[..., Any]
+
+TRIALS = {0: {30: (0.9, 0.1)}, 1: {30: (0.8, 0.6)}, 2: {30: (0.3, 0.8)}, 3: {15: (0.2, 0.2)}}
+
+
+def build(run: Any, **options: Any) -> Any:
+    table = read_points(run)
+    wanted = report_preferences("default", table.names)
+    return build_front(table, wanted, **{"resamples": 100, "seed": 0} | options)
+
+
+def test_points_are_chosen_on_validation_and_measured_on_test(make_run: MakeRun) -> None:
+    front = build(make_run(trials=TRIALS))
+    assert front.split == "test"
+    for choice in front.choices:
+        weights = [choice.preference[n] for n in ("a", "b")]
+        rows = {
+            p.id: pareto.utility([p.means_K(["a", "b"])], weights)[0] for p in front.table.front
+        }
+        assert choice.point.id == max(rows, key=lambda name: rows[name])
+        tested = pareto.utility([choice.point.means_K(["a", "b"], "test")], weights)[0]
+        assert choice.utility.value == pytest.approx(tested)
+        assert choice.difference.value == pytest.approx(choice.utility.value - choice.base.value)
+        assert choice.difference.low < choice.difference.value < choice.difference.high
+
+
+def test_the_difference_is_paired(make_run: MakeRun) -> None:
+    """Units vary much and alike for all points: a paired interval does not see that."""
+    choice = build(make_run(trials=TRIALS, noise=0.2)).choices[0]
+    assert choice.difference.stderr < choice.utility.stderr / 2
+
+
+def test_utility_of_one_objective_is_its_normalised_mean(make_run: MakeRun) -> None:
+    objectives = (Objective("a", (0.0, 1.0)), Objective("cost", (-10.0, 10.0)))
+    trials = {0: {30: (0.9, 0.0)}, 1: {30: (0.1, 5.0)}}
+    table = read_points(make_run(trials=trials, objectives=objectives, base=(0.1, -5.0)))
+    (choice,) = build_front(table, [{"a": 0.0, "cost": 1.0}], resamples=100, seed=0).choices
+    values = choice.point.values("test")["cost"]
+    assert choice.utility.value == pytest.approx((values.mean + 10) / 20)
+    assert choice.utility.stderr == pytest.approx(values.stderr / 20)
+    base = table.base.units_UK(["cost"], "test")
+    paired = paired_difference(choice.point.units_UK(["cost"], "test"), base)
+    assert choice.difference.low == pytest.approx(paired.low_K[0] / 20)
+
+
+def test_the_expected_utility_is_the_mean_over_the_preferences(make_run: MakeRun) -> None:
+    front = build(make_run(trials=TRIALS))
+    values = [choice.difference.value for choice in front.choices]
+    assert front.expected.value == pytest.approx(np.mean(values))
+    largest = max(choice.difference.stderr for choice in front.choices)
+    assert 0 < front.expected.stderr <= largest + 1e-12
+
+
+def test_one_preference_makes_the_mean_its_own_difference(make_run: MakeRun) -> None:
+    table = read_points(make_run(trials=TRIALS))
+    front = build_front(table, [{"a": 0.3, "b": 0.7}], resamples=100, seed=0)
+    assert front.expected == front.choices[0].difference
+    sides = [(np.zeros((4, 2)), {"a": 0.3, "b": 0.7})]
+    assert mean_difference(sides, sides, table).value == 0.0
+
+
+def test_before_test_validation_reports_and_says_so(make_run: MakeRun) -> None:
+    front = build(make_run(trials=TRIALS, test=False, closed=None))
+    assert front.split == "validation"
+    assert "on validation: descriptive" in hypervolume_sentence(front)
+
+
+def test_hypervolume_is_of_the_front_points(make_run: MakeRun) -> None:
+    front = build(make_run(trials=TRIALS))
+    values = [p.means_K(["a", "b"], "test") for p in front.table.front]
+    assert front.hypervolume.raw == pytest.approx(pareto.hypervolume(values, (0.0, 0.0)))
+    assert front.hypervolume.low < front.hypervolume.corrected < front.hypervolume.high
+    objectives = (Objective("a", (0.0, 1.0), reference=0.25), Objective("b", (0.0, 1.0)))
+    other = build(make_run("other", trials=TRIALS, objectives=objectives))
+    assert other.hypervolume.raw == pytest.approx(pareto.hypervolume(values, (0.25, 0.0)))
+
+
+def test_choices_keep_the_studys_threshold(make_run: MakeRun) -> None:
+    objectives = (Objective("a", (0.0, 1.0)), Objective("b", (0.0, 1.0), at_least=0.5))
+    front = build(make_run(trials=TRIALS, objectives=objectives))
+    assert "t00" not in {choice.point.id for choice in front.choices}
+    assert pick.candidates(front.table) != list(front.table.front)
+    _, rows = front_rows(front.table)
+    assert rows[0][0] == "t00"
+    assert rows[0][2].endswith(" *"), "below the threshold"
+    assert not rows[1][2].endswith("*")
+
+
+def test_tables_as_text(make_run: MakeRun) -> None:
+    front = build(make_run(trials=TRIALS))
+    header, rows = front_rows(front.table)
+    assert header == ["point", "a", "b", "weights", "learning_rate", "trial", "steps"]
+    assert [row[0] for row in rows] == ["t00", "t01", "t02", "base"]
+    assert rows[0][3:] == [".50/.50", "0.0003", "0", "30"]
+    assert rows[-1][3:] == ["", "", "", "0"]
+    value = front.table.front[0].values()["a"]
+    assert rows[0][1] == f"{value.mean:.3f} ± {value.stderr:.3f}"
+    header, rows = choice_rows(front)
+    assert [row[0] for row in rows] == ["equal weights", "a .60, b .40", "a .40, b .60", "mean"]
+    assert all(len(row) == len(header) for row in rows)
+
+
+def test_places_follow_the_bounds(make_run: MakeRun) -> None:
+    objectives = (Objective("a", (0.0, 1.0)), Objective("length", (-100.0, 0.0)))
+    trials = {0: {30: (0.5, -50.0)}}
+    table = read_points(make_run(trials=trials, objectives=objectives, noise=0.0))
+    assert front_rows(table)[1][0][1:3] == ["0.500 ± 0.000", "-50.0 ± 0.0"]

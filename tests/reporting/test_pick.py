@@ -1,0 +1,121 @@
+"""Picking a point: preferences, thresholds, the knee, ties, and what cannot be had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from moalign import Objective
+from moalign.errors import StudyError
+from moalign.reporting import pick
+from moalign.reporting.points import PointTable, read_points
+
+MakeRun = Callable[..., Any]
+
+TRIALS = {0: {30: (0.9, 0.1)}, 1: {30: (0.8, 0.6)}, 2: {30: (0.3, 0.8)}}
+
+
+@pytest.fixture
+def table(make_run: MakeRun) -> PointTable:
+    return read_points(make_run(trials=TRIALS))
+
+
+def chosen(found: pick.Pick) -> str:
+    assert found.point is not None, found.reasons
+    return found.point.id
+
+
+def test_a_preference_takes_the_highest_utility(table: PointTable) -> None:
+    assert chosen(pick.pick(table, prefer={"a": 30, "b": 1})) == "t00"
+    assert chosen(pick.pick(table, prefer={"a": 1, "b": 1})) == "t01"
+    assert chosen(pick.pick(table, prefer={"b": 1})) == "t02"
+    assert chosen(pick.pick(table)) == "t01", "without a preference all weigh the same"
+
+
+def test_utility_is_in_normalised_units(make_run: MakeRun) -> None:
+    objectives = (Objective("a", (0.0, 1.0)), Objective("length", (-100.0, 0.0)))
+    trials = {0: {30: (0.9, -50.0)}, 1: {30: (0.2, -1.0)}}
+    table = read_points(make_run(trials=trials, objectives=objectives, base=(0.1, -90.0)))
+    assert chosen(pick.pick(table, prefer={"a": 1, "length": 1})) == "t00", ".70 against .595"
+
+
+def test_the_reason_names_preference_and_utility(table: PointTable) -> None:
+    found = pick.pick(table, prefer={"a": 3, "b": 1})
+    a, b = table.points[1].means_K(["a", "b"])
+    expected = f"It has the highest utility on validation for a .75, b .25: {(3 * a + b) / 4:.3f}."
+    assert (chosen(found), found.reasons[0]) == ("t01", expected)
+
+
+def test_what_might_be_as_good_is_said(make_run: MakeRun) -> None:
+    trials = {0: {30: (0.801, 0.6)}, 1: {30: (0.8, 0.601)}, 2: {30: (0.3, 0.8)}}
+    found = pick.pick(read_points(make_run(trials=trials)), prefer={"a": 1, "b": 1})
+    assert len(found.reasons) == 2
+    rival = "t01" if chosen(found) == "t00" else "t00"
+    assert found.reasons[1].startswith(f"Not certainly worse there: {rival} (")
+    assert "t02" not in found.reasons[1]
+
+
+def test_equal_utilities_go_to_the_earlier_trial(make_run: MakeRun) -> None:
+    trials = {0: {30: (0.3, 0.7)}, 1: {30: (0.7, 0.3)}}
+    table = read_points(make_run(trials=trials, noise=0.0))
+    assert chosen(pick.pick(table, prefer={"a": 1, "b": 1})) == "t00"
+
+
+def test_thresholds_come_first(table: PointTable) -> None:
+    assert chosen(pick.pick(table, prefer={"b": 1}, at_least={"a": 0.5})) == "t01"
+    assert chosen(pick.pick(table, at_least={"a": 0.85})) == "t00"
+
+
+def test_a_threshold_nobody_meets(table: PointTable) -> None:
+    found = pick.pick(table, at_least={"a": 0.95})
+    assert found.point is None
+    top = table.points[0].values()["a"].mean
+    assert found.reasons == (
+        f"No point of the front has a of at least 0.95; the highest is {top:.3f} (t00).",
+    )
+    found = pick.pick(table, at_least={"a": 0.85, "b": 0.7})
+    assert found.point is None
+    assert found.reasons[0].startswith("No point of the front has a >= 0.85 and b >= 0.7; one by")
+
+
+def test_the_studys_own_threshold_holds_unless_nobody_meets_it(make_run: MakeRun) -> None:
+    def table(at_least: float) -> PointTable:
+        objectives = (Objective("a", (0.0, 1.0)), Objective("b", (0.0, 1.0), at_least=at_least))
+        return read_points(make_run(f"b{at_least}", trials=TRIALS, objectives=objectives))
+
+    half, most = table(0.5), table(0.99)
+    assert chosen(pick.pick(half, prefer={"a": 1})) == "t01"
+    assert chosen(pick.pick(half, prefer={"a": 1}, at_least={"b": 0.0})) == "t00"
+    found = pick.pick(most, prefer={"a": 1})
+    assert chosen(found) == "t00"
+    assert "No point meets the study's b >= 0.99, so it was left aside." in found.reasons
+
+
+def test_the_knee(table: PointTable) -> None:
+    found = pick.pick(table, knee=True)
+    assert chosen(found) == "t01"
+    assert "knee" in found.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ({"prefer": {"c": 1}}, "a preference names 'c'; allowed: a, b"),
+        ({"prefer": {"a": -1}}, "the preference for 'a' must be finite and >= 0; found -1"),
+        ({"prefer": {"a": 0}}, "a preference needs a weight above 0 for one of a, b"),
+        ({"at_least": {"aa": 1}}, "a threshold names 'aa'; did you mean 'a'"),
+        ({"prefer": {"a": 1}, "knee": True}, "give only one of them"),
+    ],
+)
+def test_mistakes(table: PointTable, asked: dict[str, Any], text: str) -> None:
+    with pytest.raises(StudyError) as error:
+        pick.pick(table, **asked)
+    assert text in str(error.value)
+
+
+def test_preferences_as_text() -> None:
+    assert pick.say({"a": 0.5, "b": 0.5}) == "equal weights"
+    assert pick.say({"a": 0.75, "b": 0.25, "c": 0.0}) == "a .75, b .25"
+    assert pick.say({"a": 1.0}) == "a 1.00"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from moalign.components import Optimizer
 from moalign.testing.contract import Check, Factory, require
-from moalign.testing.values import hand_over, random_batch, same, seeded, select
+from moalign.testing.values import hand_over, random_batch, same, seeded, select, shown
 from moalign.types import Batch, Rows
 
 PROMPTS, GROUP, OBJECTIVES = 3, 4, 3
@@ -104,7 +104,7 @@ def check_missing_scores_have_no_influence(factory: Factory) -> None:
     require(
         not found_PG[:, -1].any(),
         "NaN says that an objective does not apply, so its advantage must be 0; found "
-        f"{found_PG[:, -1].flatten()[:3].tolist()}",
+        f"{shown(found_PG[:, -1])}",
     )
     without = select(batch, range(PROMPTS), range(batch.group - 1))
     expected = _grouped(_advantages(factory(), scores_PGK[:, :-1], without))
@@ -126,7 +126,7 @@ def check_equal_scores_teach_nothing(factory: Factory) -> None:
     require(
         not found.any(),
         f"a group without spread says nothing, so its advantages must be 0 exactly; found "
-        f"{found.flatten()[:3].tolist()} for equal scores",
+        f"{shown(found)} for equal scores",
     )
 
 

@@ -6,7 +6,7 @@ A reward that reads fields of the prompts shows some values of each in ``example
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +14,16 @@ from torch import Tensor
 from moalign.components import Reward
 from moalign.errors import ContractError, NonFiniteError
 from moalign.testing.contract import Check, Factory, require
-from moalign.testing.values import LAZY, hand_over, nobody, random_batch, same, seeded, select
+from moalign.testing.values import (
+    LAZY,
+    hand_over,
+    nobody,
+    random_batch,
+    same,
+    seeded,
+    select,
+    shown,
+)
 from moalign.training.scoring import Column, Scores, score
 from moalign.types import Batch
 
@@ -54,7 +63,7 @@ def check_stays_in_its_range(factory: Factory) -> None:
             require(
                 len(outside) == 0,
                 f"scores must be inside `range` {reward.range}, because objectives are normalised "
-                f"by it; found {outside[:1].tolist()} of {name}",
+                f"by it; found {shown(outside)} of {name}",
             )
 
 
@@ -80,8 +89,8 @@ def check_follows_the_rows(factory: Factory) -> None:
             require(
                 same(moved[name], values_B[rows], TOLERANCE),
                 f"a score must belong to its completion, not to its place in the batch; with the "
-                f"prompts in the order {order} {name} is {moved[name].tolist()} instead of "
-                f"{values_B[rows].tolist()}",
+                f"prompts in the order {order} {name} is {shown(moved[name])} instead of "
+                f"{shown(values_B[rows])}",
             )
 
 
@@ -99,8 +108,8 @@ def check_groups_stand_alone(factory: Factory) -> None:
             require(
                 same(alone[name], expected, TOLERANCE),
                 "the score of a completion must not depend on other prompts' completions, unless "
-                f"the reward keeps a state; alone {name} is {alone[name].tolist()}, in the batch "
-                f"{expected.tolist()}",
+                f"the reward keeps a state; alone {name} is {shown(alone[name])}, in the batch "
+                f"{shown(expected)}",
             )
 
 
@@ -110,8 +119,8 @@ def check_is_deterministic(factory: Factory) -> None:
         first, second = _finite_scores(factory(), batch), _finite_scores(factory(), batch)
         require(
             same(first, second),
-            f"equal completions must get equal scores, or no run can be repeated; found "
-            f"{_lists(first)} and then {_lists(second)}",
+            "equal completions must get equal scores, or no run can be repeated; two equal rewards "
+            "gave them different ones",
         )
 
 
@@ -208,7 +217,3 @@ def _finite_scores(reward: Reward, batch: Batch) -> dict[str, Tensor]:
         return _score(reward, batch)
     except NonFiniteError:
         return {}
-
-
-def _lists(scores: Mapping[str, Tensor]) -> dict[str, list[float]]:
-    return {name: [round(value, 4) for value in values.tolist()] for name, values in scores.items()}

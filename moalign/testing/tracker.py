@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,62 +131,69 @@ def _start(run: _Run, *, value: float = 0.5, resumed: bool = False) -> None:
         study=STUDY,
         objectives=OBJECTIVES,
         resumed=resumed,
-        time=0.5,
-        versions={"python": "3", "moalign": "0"},
-        plugins={"mine.py": "0" * 64},
+        time=1.0,
+        versions={"python": "3.11", "moalign": "0.1.0"},
+        plugins={},
         revision=None,
     )
-    values = {"a": (value, math.nan), "b": (0.5, 0.1)}
-    run.announce("moalign_base_measured", evaluation=_evaluation(value), values=values, time=0.9)
+    run.announce(
+        "moalign_base_measured", evaluation=_evaluation(value), values=_values(value), time=2.0
+    )
 
 
 def _train(run: _Run, *, value: float = 0.5) -> None:
     """Announce a trial that is measured at a rung and at its full length."""
-    proposal = Proposal({"weighting.preference": {"a": 0.5, "b": 0.5}, "training.prompts": 8})
-    run.announce("moalign_trial_started", trial=0, proposal=proposal, time=1.0)
+    params = {"weighting.preference": {"a": 0.5, "b": 0.5}, "training.prompts": 8}
+    run.announce("moalign_trial_started", trial=0, proposal=Proposal(params), time=3.0)
     for step in (1, 2):
         metrics = {"objective/a": value, "weight/a": 0.5, "loss": value}
-        run.announce("moalign_step_ended", event=StepEvent(0, step, 1.0 + step, metrics))
+        run.announce("moalign_step_ended", event=StepEvent(0, step, 3.0 + step, metrics))
         observation = Observation(
-            0, step, step == 2, Start(), None, proposal.params, (value, 0.5), (0.1, 0.1), Cost(9)
+            0, step, step == 2, Start(), None, params, (value, 0.5), (0.1, 0.1), Cost(9)
         )
         run.announce(
             "moalign_segment_ended",
             trial=0,
             observations=(observation,),
             evaluations=(_evaluation(value),),
-            values=({"a": (value, 0.1), "b": (0.5, 0.1)},),
-            time=3.0 + step,
+            values=(_values(value),),
+            time=5.0 + step,
         )
         run.announce(
             "moalign_front_updated",
             points=(observation,),
             hypervolume=value,
             trials=step - 1,
-            time=3.0 + step,
+            time=5.0 + step,
         )
-    run.announce("moalign_trial_ended", trial=0, outcome="finished", reason="", time=6.0)
+    run.announce("moalign_trial_ended", trial=0, outcome="finished", reason="", time=8.0)
 
 
 def _end(run: _Run) -> None:
-    files: Mapping[str, Path] = {
-        role: run.folder / name
-        for role, name in {
-            "front_png": "front.png",
-            "front_html": "front.html",
-            "points_csv": "points.csv",
-            "study": "study.yaml",
-        }.items()
+    policies = run.folder / "policies"
+    (policies / "t00").mkdir(parents=True, exist_ok=True)
+    (policies / "t00" / "config.json").write_text("{}\n")
+    contents = {
+        "front_png": ("front.png", PIXEL),
+        "front_html": ("front.html", b"<!doctype html><title>front</title>\n"),
+        "points_csv": ("points.csv", b"point,trial,step,front,validation.a\nt00,0,2,1,0.5\n"),
+        "study": ("study.yaml", b"study: contract\n"),
     }
-    for path in files.values():
-        path.write_bytes(PIXEL if path.suffix == ".png" else b"a,b\n")
+    files = {"policies": policies}
+    for role, (name, content) in contents.items():
+        files[role] = run.folder / name
+        files[role].write_bytes(content)
     run.announce("moalign_study_ended", run=run.folder, outcome="finished", files=files)
 
 
 def _evaluation(value: float) -> Evaluation:
     values_UK = [[value, 0.5], [0.4, math.nan]]
-    samples = ({"prompt": "1+1", "text": "2", "scores": {"a": value, "b": 0.5}},)
+    samples = ({"prompt": "1+1", "text": "2", "scores": {"a": value, "b": None}},)
     return Evaluation(("a", "b"), ("u0", "u1"), values_UK, Cost(10, 10, 0), samples)
+
+
+def _values(value: float) -> dict[str, tuple[float, float]]:
+    return {"a": (value, 0.1), "b": (0.5, 0.1)}
 
 
 PIXEL = bytes.fromhex(

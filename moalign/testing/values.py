@@ -179,6 +179,13 @@ def same(left: Any, right: Any, tolerance: float = 0.0) -> bool:
     return bool(left == right)
 
 
+def shown(value: Any) -> str:
+    """Return numbers as a person compares them: six digits, few of them."""
+    numbers = [f"{number:.6g}" for number in torch.as_tensor(value).flatten().tolist()]
+    more = ", ..." if len(numbers) > 6 else ""
+    return f"[{', '.join(numbers[:6])}{more}]"
+
+
 def hand_over(component: Stateful, fresh: Stateful) -> None:
     """Give a component's state to a fresh one, by way of a checkpoint on disk."""
     state = component.state_dict()

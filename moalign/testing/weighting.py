@@ -18,7 +18,7 @@ from moalign.components import Weighting
 from moalign.errors import OptionError
 from moalign.maths.normalisation import group_zscore
 from moalign.testing.contract import Check, Factory, require
-from moalign.testing.values import hand_over, nobody, random_batch, same, seeded
+from moalign.testing.values import hand_over, nobody, random_batch, same, seeded, shown
 from moalign.types import Cost, Evaluation, Objective, ResponseScores, Split, Step, Weights
 
 PROMPTS, GROUP, UNITS, STEPS = 3, 4, 6, 3
@@ -119,7 +119,7 @@ def check_follows_the_names(factory: Factory) -> None:
         require(
             same(left, right, TOLERANCE),
             f"weights belong to objectives, not to positions; with the objectives in the order "
-            f"{', '.join(moved)} found {_lists(right)} instead of {_lists(left)}",
+            f"{', '.join(moved)} found {shown(right['values'])} instead of {shown(left['values'])}",
         )
 
 
@@ -142,7 +142,7 @@ def check_leaves_one_objective_alone(factory: Factory) -> None:
         elif "unnormalised" not in weighting.declares:
             require(
                 same(returned.values, torch.ones_like(returned.values), TOLERANCE),
-                f"with one objective its weight must be 1; found {returned.values.tolist()}",
+                f"with one objective its weight must be 1; found {shown(returned.values)}",
             )
 
 
@@ -151,8 +151,8 @@ def check_is_deterministic(factory: Factory) -> None:
     first, second = ([_numbers(r) for r in _run(factory())] for _ in range(2))
     require(
         same(first, second),
-        "equal steps must get equal weights, or no run can be repeated; found "
-        f"{[_lists(one) for one in first]} and then {[_lists(one) for one in second]}",
+        "equal steps must get equal weights, or no run can be repeated; two equal weightings gave "
+        "them different ones",
     )
 
 
@@ -166,7 +166,7 @@ def check_resumes(factory: Factory) -> None:
     require(
         same(old, new),
         "all that it has learnt must be in its state_dict(); after load_state_dict the next "
-        f"weights are {[_lists(one) for one in new]} instead of {[_lists(one) for one in old]}",
+        f"weights are {shown(new[0]['values'])} instead of {shown(old[0]['values'])}",
     )
 
 
@@ -341,7 +341,3 @@ def _numbers(returned: Weights | ResponseScores) -> dict[str, Any]:
     if isinstance(returned, ResponseScores):
         return {"values": returned.values_PG}
     return {"values": returned.values, "gain": torch.as_tensor(returned.gain)}
-
-
-def _lists(numbers: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.tolist() for name, value in numbers.items()}

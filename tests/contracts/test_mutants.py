@@ -25,6 +25,7 @@ from moalign import (
     Weighting,
     Weights,
     hookimpl,
+    hookspecs,
 )
 from moalign.maths.normalisation import group_zscore
 from moalign.maths.surrogate import ClippedSurrogate
@@ -554,9 +555,59 @@ class ClosesOnce(GoodTracker):
         self.closed = True
 
 
+class HearsAll(GoodTracker):
+    """Good as well: takes every argument of every hook."""
+
+    name: ClassVar[str] = "hears-all"
+    heard: ClassVar[set[str]] = set()
+
+    @hookimpl
+    def moalign_study_started(  # noqa: PLR0917
+        self, run, study, objectives, resumed, time, versions, plugins, revision
+    ):
+        self.heard.add("moalign_study_started")
+
+    @hookimpl
+    def moalign_base_measured(self, evaluation, values, time):
+        self.heard.add("moalign_base_measured")
+
+    @hookimpl
+    def moalign_trial_started(self, trial, proposal, time):
+        self.heard.add("moalign_trial_started")
+
+    @hookimpl
+    def moalign_step_ended(self, event):
+        self.heard.add("moalign_step_ended")
+
+    @hookimpl
+    def moalign_segment_ended(self, trial, observations, evaluations, values, time):
+        self.heard.add("moalign_segment_ended")
+
+    @hookimpl
+    def moalign_trial_ended(self, trial, outcome, reason, time):
+        self.heard.add("moalign_trial_ended")
+
+    @hookimpl
+    def moalign_front_updated(self, points, hypervolume, trials, time):
+        self.heard.add("moalign_front_updated")
+
+    @hookimpl
+    def moalign_study_ended(self, run, outcome, files):
+        self.heard.add("moalign_study_ended")
+
+
 # --- the tests --------------------------------------------------------------------------------
 
-GOOD = (GoodReward, PerToken, GoodWeighting, Product, GoodOptimizer, GoodStrategy, GoodTracker)
+GOOD = (
+    GoodReward,
+    PerToken,
+    GoodWeighting,
+    Product,
+    GoodOptimizer,
+    GoodStrategy,
+    GoodTracker,
+    HearsAll,
+)
 
 MUTANTS: dict[str, dict[str, tuple[type[Component], ...]]] = {
     "reward": {
@@ -627,6 +678,12 @@ def test_a_good_component_has_every_property(cls: type[Component]) -> None:
     assert {f.property: f.message for f in findings if not f.ok} == {}
     assert [f.property for f in findings] == list(properties(cls.kind))
     assert all(f.message for f in findings)
+
+
+def test_a_tracker_is_told_everything() -> None:
+    HearsAll.heard.clear()
+    run_contract("tracker", HearsAll)
+    assert HearsAll.heard == set(hookspecs.ANNOUNCE)
 
 
 @pytest.mark.parametrize("kind", SUITES)

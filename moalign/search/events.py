@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, TypeAdapter
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from moalign.reporting.statistics import mean_and_stderr
 from moalign.search import measurements
@@ -174,4 +174,9 @@ def from_line(line: bytes) -> Event:
     Raises:
         ValueError: it is no JSON, or not of a known event.
     """
-    return _ADAPTER.validate_json(line, strict=True)
+    try:
+        return _ADAPTER.validate_json(line, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{where}: {first['msg']}" if where else first["msg"]) from error

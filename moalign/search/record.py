@@ -127,9 +127,8 @@ def _replay(state: Run, lines: list[bytes]) -> None:
                 raise ValueError("a record begins with the opening of the run")
             state.apply(event)
         except ValueError as error:
-            problem = str(error).splitlines()[0]
             raise RecordError(
-                f"{state.folder.events} line {number}: the record is damaged here ({problem}); "
+                f"{state.folder.events} line {number}: the record is damaged here ({error}); "
                 "put a copy of it in its place, or start another run with --run"
             ) from error
 

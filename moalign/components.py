@@ -173,7 +173,7 @@ class Weighting(Stateful):
 
     kind: ClassVar[str] = "weighting"
     needs: ClassVar[frozenset[str]] = frozenset()
-    declares: ClassVar[frozenset[str]] = frozenset()
+    declares: frozenset[str] = frozenset()
 
     def check(self, objectives: Sequence[Objective]) -> None:
         """Check the options against the study's training objectives, before any training.

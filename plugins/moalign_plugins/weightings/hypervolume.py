@@ -111,7 +111,7 @@ class Hypervolume(Weighting):
         self.floor = floor
         self.span = span
         if apply_to == "reward":
-            self.declares = frozenset({"unnormalised"})  # type: ignore[misc]
+            self.declares = frozenset({"unnormalised"})
         self._archive_NK: list[list[float]] = []
         self._gain = 1.0
         self._steps = 0

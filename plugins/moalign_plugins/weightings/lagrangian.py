@@ -177,7 +177,7 @@ class Lagrangian(Weighting):
             )
         if self.equal:
             signed = {"signed", "unnormalised"} if multiplier == "projected" else {"signed"}
-            self.declares = frozenset(signed)  # type: ignore[misc]
+            self.declares = frozenset(signed)
         self._u: dict[str, float] = {}
         self._velocity: dict[str, float] = {}
         self._saturated: dict[str, int] = {}

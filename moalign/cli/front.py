@@ -1,0 +1,205 @@
+"""``moalign front`` and ``moalign compare``: looking at fronts and picking from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moalign.cli.common import (
+    RUNS,
+    Out,
+    Plugins,
+    RunArgument,
+    new_console,
+    pairs,
+    print_table,
+    read_run,
+)
+from moalign.errors import RecordError, StudyError, nearest
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from moalign.reporting.front import Front
+    from moalign.reporting.pick import Pick
+    from moalign.reporting.points import Point, PointTable
+    from moalign.search.archive import Run
+    from moalign.study.study import Study
+
+Prefer = Annotated[
+    str | None,
+    typer.Option(metavar="NAME=WEIGHT,...", help="Pick the highest utility for these weights."),
+]
+AtLeast = Annotated[
+    str | None,
+    typer.Option(metavar="NAME=VALUE,...", help="Pick among the points that reach these values."),
+]
+PointName = Annotated[
+    str | None, typer.Option("--point", metavar="ID", help="Take this point, such as t03.")
+]
+
+COMPLETIONS = 3
+"""Sample completions that are shown of a picked point."""
+
+
+def front(
+    run: RunArgument,
+    *,
+    prefer: Prefer = None,
+    at_least: AtLeast = None,
+    knee: Annotated[bool, typer.Option("--knee", help="Pick the knee of the front.")] = False,
+    point: PointName = None,
+    export: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the picked policy to a new folder.")
+    ] = None,
+    plugin: Plugins = None,
+    out: Out = RUNS,
+) -> None:
+    """Show the front of a run, and pick a point of it."""
+    state, console = read_run(run, out), new_console()
+    if prefer is None and at_least is None and not knee and point is None:
+        if export is not None:
+            raise StudyError("--export needs a point: add --prefer, --at-least, --knee or --point")
+        from moalign.reporting.report import front_of
+
+        show_front(console, state, front_of(state))
+        return
+    from moalign.reporting.points import read_points
+
+    table = read_points(state)
+    picked = pick_point(table, prefer=prefer, at_least=at_least, knee=knee, point=point)
+    if picked.point is None:
+        raise RecordError(picked.reasons[0])
+    show_pick(console, state, table, picked)
+    if export is not None:
+        from moalign.reporting.export import CARD, export_point
+
+        export_point(study_of(state, plugin), state, table, picked.point, export)
+        console.print(f"\nexported to {export}; {export / CARD} says how to load it")
+
+
+def compare(first: RunArgument, second: RunArgument, *, out: Out = RUNS) -> None:
+    """Compare two runs: utility at each preference, second minus first."""
+    from moalign.reporting.compare import compare as compare_runs
+    from moalign.reporting.compare import comparison_rows
+
+    found, console = compare_runs(read_run(first, out), read_run(second, out)), new_console()
+    console.print(f"Utility on {found.split}, in normalised units: {second} minus {first}, paired.")
+    print_table(console, *comparison_rows(found))
+    console.print(
+        "The points are those that validation would choose. An interval speaks of these two runs; "
+        "a claim about a setting needs several training seeds.",
+        soft_wrap=True,
+    )
+
+
+def pick_point(
+    table: PointTable,
+    *,
+    prefer: str | None = None,
+    at_least: str | None = None,
+    knee: bool = False,
+    point: str | None = None,
+) -> Pick:
+    """Pick as the options say.
+
+    Raises:
+        StudyError: options that contradict each other, or unknown names.
+    """
+    from moalign.reporting.pick import Pick, pick
+
+    if not table.front:
+        raise RecordError(
+            f"run {table.title} has no point yet; go on with the command that began it"
+        )
+    if point is not None:
+        if prefer is not None or at_least is not None or knee:
+            raise StudyError("--point names the point already; leave the other options out")
+        every = {p.id: p for p in (table.base, *table.points)}
+        if point not in every:
+            raise StudyError(f"no point is called {point!r}; {nearest(point, every)}")
+        return Pick(every[point], ())
+    return pick(
+        table,
+        prefer=None if prefer is None else pairs("--prefer", prefer),
+        at_least=None if at_least is None else pairs("--at-least", at_least),
+        knee=knee,
+    )
+
+
+def study_of(run: Run, plugin_files: list[Path] | None) -> Study:
+    """Return the study of a run, checked with the plugins it ran with, or with those given."""
+    from moalign import plugins
+    from moalign.study.document import Document
+    from moalign.study.study import checked
+
+    opened = run.opened[0]
+    files = plugin_files or [Path(path) for path in opened.plugins]
+    document = Document(str(run.folder.study), dict(opened.study))
+    return checked(document, plugins.load(files))
+
+
+def show_front(console: Console, run: Run, found: Front) -> None:
+    """Print the front, the utilities, the hypervolume, and where to go from here."""
+    from moalign.reporting.front import choice_rows, front_rows, hypervolume_sentence
+    from moalign.reporting.pick import thresholds
+    from moalign.reporting.plots import title
+    from moalign.reporting.report import pick_command, trust
+
+    table = found.table
+    console.print(f"\n{title(table)} (± standard error; base policy last)", soft_wrap=True)
+    print_table(console, *front_rows(table))
+    if limits := thresholds(table):
+        told = ", ".join(f"{name} at least {value:g}" for name, value in limits.items())
+        console.print(f"* below the study's threshold ({told})\n")
+    console.print(f"Utility at each preference, on {found.split}, against the base policy")
+    print_table(console, *choice_rows(found))
+    console.print(hypervolume_sentence(found), soft_wrap=True)
+    console.print(trust(run, found) + "\n", soft_wrap=True)
+    names = ("report.md", "front.html", "front.png", "points.csv", "front")
+    written = [name for name in names if (run.folder.path / name).exists()]
+    if written:
+        console.print(f"files    {run.folder.path}/: {', '.join(written)}", soft_wrap=True)
+    where = "" if run.folder.path.parent == RUNS else f" --out {run.folder.path.parent}"
+    console.print(f"pick     {pick_command(run, found)}{where}", soft_wrap=True)
+
+
+def show_pick(console: Console, run: Run, table: PointTable, picked: Pick) -> None:
+    """Print one point: why, its values, what made it, what it writes."""
+    point = picked.point
+    assert point is not None
+    step = "base policy" if point is table.base else f"trial {point.trial}, step {point.step}"
+    console.print(f"{point.id} ({step})")
+    for reason in picked.reasons:
+        console.print(reason, soft_wrap=True)
+    print_table(console, *_value_rows(table, point))
+    from moalign.reporting.front import number
+    from moalign.reporting.pick import say
+
+    if point.weights:
+        console.print(f"weights  {say(point.weights)}")
+    for path, value in point.settings().items():
+        console.print(f"{path}  {number(value)}")
+    for sample in point.validation.evaluation.samples[:COMPLETIONS]:
+        console.print(f"\n> {sample['prompt']}\n{sample['text']}", soft_wrap=True)
+    exported = run.folder.path / "front" / point.id
+    if exported.is_dir():
+        console.print(f"\npolicy   {exported}", soft_wrap=True)
+    if point.front:
+        console.print(f'try it   moalign sample {run.folder.name} "..." --point {point.id}')
+
+
+def _value_rows(table: PointTable, point: Point) -> tuple[list[str], list[list[str]]]:
+    def cell(of: Point, name: str, split: str) -> str:
+        value = of.values("test" if split == "test" else "validation").get(name)
+        return "" if value is None else f"{value.mean:.3f} ± {value.stderr:.3f}"
+
+    header = ["objective", "validation", "test", "base policy, validation"]
+    rows = [
+        [name, cell(point, name, "validation"), cell(point, name, "test"),
+         cell(table.base, name, "validation")]
+        for name in point.values()
+    ]  # fmt: skip
+    return header, rows

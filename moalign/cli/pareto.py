@@ -1,0 +1,200 @@
+"""``moalign pareto`` and ``moalign train``: running a study."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from moalign.cli.common import RUNS, Out, Plugins, RunName, Sets, new_console
+from moalign.cli.front import show_front
+from moalign.study.bundled import DEFAULT
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from moalign.search.archive import Run
+    from moalign.study.study import Study
+
+StudyArgument = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A study file or folder, or a bundled study's name.")
+]
+MaxHours = Annotated[
+    float | None,
+    typer.Option(
+        min=0, metavar="HOURS", help="Start nothing after this time; the same command goes on."
+    ),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop if a tracker or plugin hook fails.")]
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+FAILED = 1
+"""Exit code of a study without a single point."""
+
+SINGLE = ("search.space={}", "search.rungs=[]", "search.trials=1", "search.strategy=random")
+"""What makes one run of a study: nothing is searched."""
+
+
+def pareto(
+    study: StudyArgument = DEFAULT,
+    *,
+    set_: Sets = None,
+    plugin: Plugins = None,
+    run: RunName = None,
+    out: Out = RUNS,
+    trials: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Trials in all; more than before adds some."),
+    ] = None,
+    max_hours: MaxHours = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would run, and stop.")] = False,
+    strict: Strict = False,
+) -> None:
+    """Search a study's Pareto front.
+
+    The same command goes on with an interrupted run, and shows the front of a finished one.
+    """
+    loaded = load_study(study, plugin, set_ or ())
+    folder = out / (run or loaded.name)
+    if plan:
+        _print_plan(loaded, folder, trials)
+        return
+    _run(loaded, folder, trials=trials, max_hours=max_hours, strict=strict)
+
+
+def train(
+    study: StudyArgument,
+    *,
+    set_: Sets = None,
+    plugin: Plugins = None,
+    run: RunName = None,
+    out: Out = RUNS,
+    max_hours: MaxHours = None,
+    strict: Strict = False,
+) -> None:
+    """Train one policy, without a search.
+
+    The study's own settings make a run of one trial; --set changes them.
+    """
+    loaded = load_study(study, plugin, [*SINGLE, *(set_ or ())])
+    folder = out / (run or f"{loaded.name}-train")
+    _run(loaded, folder, trials=None, max_hours=max_hours, strict=strict)
+
+
+def load_study(name: str, plugin_files: list[Path] | None, overrides: Sequence[str]) -> Study:
+    """Read and check a study by path or bundled name."""
+    from moalign import plugins
+    from moalign.study import bundled
+    from moalign.study.study import load
+
+    text, source = bundled.read(name)
+    return load(text, source, plugins.load(plugin_files or ()), overrides)
+
+
+def _run(
+    study: Study, folder: Path, *, trials: int | None, max_hours: float | None, strict: bool
+) -> None:
+    from moalign.reporting.report import front_of
+
+    console = new_console()
+    total = trials or study.section.search.trials
+    finished = finished_run(study, folder, total)
+    if finished is not None:
+        console.print(f"{folder} is finished; nothing to train (--trials N adds trials)")
+        show_front(console, finished, front_of(finished))
+        return
+    from moalign.cli.progress import ProgressView
+    from moalign.search.driver import run_study
+
+    view, began = ProgressView(console, total), time.monotonic()
+    try:
+        view.start()
+        with _short_warnings(console):
+            result = run_study(
+                study,
+                folder,
+                trials=trials,
+                max_hours=max_hours,
+                listeners=[view],
+                strict=strict,
+                progress=view.base,
+                report=lambda state: write_all(study, state, console),
+            )
+    except KeyboardInterrupt:  # before the driver began, or again while it was closing
+        view.stop()
+        _say_how_to_go_on(console, "Stopped.")
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        view.stop()
+    if result.outcome == "finished":
+        show_front(console, result.run, front_of(result.run))
+    elif result.outcome == "failed":
+        _say_failures(console, result.run)
+        raise typer.Exit(FAILED)
+    elif max_hours is not None and time.monotonic() - began >= 3600 * max_hours:
+        _say_how_to_go_on(console, "The time is up.")
+    else:
+        _say_how_to_go_on(console, "Stopped.")
+        raise typer.Exit(INTERRUPTED)
+
+
+def finished_run(study: Study, folder: Path, trials: int) -> Run | None:
+    """Return the run if there is nothing left to do in it: without torch, and without a lock.
+
+    Raises:
+        RecordError: the run is another study's, or its record is damaged.
+    """
+    from moalign.search import provenance, record
+    from moalign.search.folders import RunFolder
+
+    found = RunFolder(folder)
+    if not found.events.is_file():
+        return None
+    state = record.read(found)
+    provenance.check_same(state, study)
+    done = state.closed == "finished" and state.opened[-1].trials >= trials
+    return state if done and (folder / "report.md").is_file() else None
+
+
+def write_all(study: Study, run: Run, console: Console) -> Mapping[str, Path]:
+    """Write the report and the policies of the front; return them by role."""
+    from moalign.reporting.export import export_front
+    from moalign.reporting.points import read_points
+    from moalign.reporting.report import write_report
+
+    console.print("writing the report and the policies of the front")
+    policies = export_front(study, run, read_points(run))
+    return {**write_report(run, study.task.facts()), "policies": policies}
+
+
+def _print_plan(study: Study, folder: Path, trials: int | None) -> None:
+    raise NotImplementedError
+
+
+def _say_how_to_go_on(console: Console, what: str) -> None:
+    console.print(f"\n{what} Nothing that finished is lost; the same command goes on.")
+
+
+def _say_failures(console: Console, run: Run) -> None:
+    console.print("\nNo trial could be measured, so there is no front.")
+    for trial in run.trials.values():
+        console.print(f"trial {trial.number}: {trial.reason}", soft_wrap=True)
+
+
+@contextmanager
+def _short_warnings(console: Console) -> Iterator[None]:
+    """Print warnings as a line, without the place in the code."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        console.print(f"warning: {message}", soft_wrap=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield

@@ -1,0 +1,124 @@
+"""``moalign studies``, ``moalign clean`` and ``moalign ui``: what there is, and what can go."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moalign.cli.common import RUNS, Out, new_console, print_table, runs_in
+from moalign.cli.front import study_of
+from moalign.errors import MoalignError, RecordError
+
+if TYPE_CHECKING:
+    from moalign.search.archive import Run
+    from moalign.search.folders import RunFolder
+
+
+def studies() -> None:
+    """List the bundled studies."""
+    from moalign.study import bundled
+
+    rows = [[name, bundled.title(name)] for name in bundled.names()]
+    print_table(new_console(), ["study", "what it asks"], rows)
+
+
+def ui(
+    *,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
+    out: Out = RUNS,
+) -> None:
+    """Open MLflow's pages on the runs, on this machine only."""
+    elsewhere = os.environ.get("MLFLOW_TRACKING_URI")
+    if elsewhere:
+        raise RecordError(f"MLFLOW_TRACKING_URI is set, so the runs are tracked at {elsewhere}")
+    store = (out / "mlflow.db").resolve()
+    if not store.is_file():
+        raise RecordError(f"{out / 'mlflow.db'} does not exist; moalign pareto makes it")
+    new_console().print(f"http://127.0.0.1:{port} shows {store}; Ctrl-C stops it")
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{store}",
+               "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]  # fmt: skip
+    try:
+        code = subprocess.run(command, check=False).returncode
+    except KeyboardInterrupt:
+        return
+    raise typer.Exit(code)
+
+
+def clean(
+    *,
+    out: Out = RUNS,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
+) -> None:
+    """List what no front needs any more, ask, and delete it. A point of a front is never listed."""
+    console = new_console()
+    found = sorted(set(removable(out)))
+    if not found:
+        console.print(f"nothing to delete in {out}/")
+        return
+    print_table(console, ["folder", "MB"], [[str(p), f"{_size(p) / 1e6:.1f}"] for p in found])
+    if not yes and not typer.confirm(f"Delete these {len(found)} folders?"):
+        console.print("nothing was deleted")
+        return
+    for path in found:
+        shutil.rmtree(path)
+    console.print(f"{len(found)} folders deleted")
+
+
+def removable(out: Path) -> Iterator[Path]:
+    """Yield the folders that can be deleted below ``out``; runs that a driver holds are left alone.
+
+    In every run what was left half-written; in a finished one the training states, and policies
+    that are not on the front; base policies that no run uses.
+    """
+    import filelock
+
+    from moalign.search.record import read
+
+    used, idle = set(), True
+    for folder in runs_in(out):
+        run = read(folder)
+        try:
+            with filelock.FileLock(folder.lock, timeout=0):
+                yield from _half_written(folder)
+                if run.closed == "finished":
+                    yield from _off_the_front(run)
+        except filelock.Timeout:
+            idle = False
+        try:
+            used.add(_base_policy(run))
+        except MoalignError:
+            idle = False  # its plugins are gone, so nobody knows which base policy it uses
+    if idle and (out / ".artifacts").is_dir():
+        yield from (path for path in (out / ".artifacts").iterdir() if path not in used)
+
+
+def _half_written(folder: RunFolder) -> Iterator[Path]:
+    """Yield hidden folders: a folder gets its name only when it is whole."""
+    found = [path for path in folder.path.rglob(".*") if path.is_dir()]
+    yield from (path for path in found if not any(p in found for p in path.parents))
+
+
+def _off_the_front(run: Run) -> Iterator[Path]:
+    front = {(point.trial, point.step) for point in run.front()}
+    for trial in run.trials.values():
+        for step in trial.measured:
+            kept = [run.folder.policy(trial.number, step)] if (trial.number, step) in front else []
+            both = (run.folder.policy(trial.number, step), run.folder.training(trial.number, step))
+            yield from (path for path in both if path.is_dir() and path not in kept)
+
+
+def _base_policy(run: Run) -> Path:
+    from moalign.search.segments import base_folder
+
+    return base_folder(study_of(run, None), run.folder.artifacts)
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

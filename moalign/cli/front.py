@@ -10,7 +10,7 @@ import typer
 from moalign.cli.common import (
     RUNS,
     Out,
-    Plugins,
+    PluginFiles,
     RunArgument,
     new_console,
     pairs,
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from moalign.search.archive import Run
     from moalign.study.study import Study
 
+app = typer.Typer(rich_markup_mode=None)
+
 Prefer = Annotated[
     str | None,
     typer.Option(metavar="NAME=WEIGHT,...", help="Pick the highest utility for these weights."),
@@ -44,6 +46,7 @@ COMPLETIONS = 3
 """Sample completions that are shown of a picked point."""
 
 
+@app.command()
 def front(
     run: RunArgument,
     *,
@@ -54,10 +57,10 @@ def front(
     export: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the picked policy to a new folder.")
     ] = None,
-    plugin: Plugins = None,
+    plugin: PluginFiles = None,
     out: Out = RUNS,
 ) -> None:
-    """Show the front of a run, and pick a point of it."""
+    """Show a run's front, and pick a point."""
     state, console = read_run(run, out), new_console()
     if prefer is None and at_least is None and not knee and point is None:
         if export is not None:
@@ -80,8 +83,13 @@ def front(
         console.print(f"\nexported to {export}; {export / CARD} says how to load it")
 
 
+@app.command()
 def compare(first: RunArgument, second: RunArgument, *, out: Out = RUNS) -> None:
-    """Compare two runs: utility at each preference, second minus first."""
+    """Compare the fronts of two runs.
+
+    The difference of their utilities at each preference, the second minus the first, paired over
+    the units that both were measured on.
+    """
     from moalign.reporting.compare import compare as compare_runs
     from moalign.reporting.compare import comparison_rows
 

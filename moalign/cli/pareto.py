@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moalign.cli.common import RUNS, Out, Plugins, RunName, Sets, new_console
+from moalign.cli.common import RUNS, Out, PluginFiles, RunName, Sets, new_console
 from moalign.cli.front import show_front
 from moalign.study.bundled import DEFAULT
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from moalign.search.archive import Run
     from moalign.study.study import Study
+
+app = typer.Typer(rich_markup_mode=None)
 
 StudyArgument = Annotated[
     str, typer.Argument(metavar="STUDY", help="A study file or folder, or a bundled study's name.")
@@ -42,11 +44,12 @@ SINGLE = ("search.space={}", "search.rungs=[]", "search.trials=1", "search.strat
 """What makes one run of a study: nothing is searched."""
 
 
+@app.command()
 def pareto(
     study: StudyArgument = DEFAULT,
     *,
     set_: Sets = None,
-    plugin: Plugins = None,
+    plugin: PluginFiles = None,
     run: RunName = None,
     out: Out = RUNS,
     trials: Annotated[
@@ -69,11 +72,12 @@ def pareto(
     _run(loaded, folder, trials=trials, max_hours=max_hours, strict=strict)
 
 
+@app.command()
 def train(
     study: StudyArgument,
     *,
     set_: Sets = None,
-    plugin: Plugins = None,
+    plugin: PluginFiles = None,
     run: RunName = None,
     out: Out = RUNS,
     max_hours: MaxHours = None,

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from moalign.search.archive import Run
     from moalign.search.folders import RunFolder
 
+app = typer.Typer(rich_markup_mode=None)
 
+
+@app.command()
 def studies() -> None:
     """List the bundled studies."""
     from moalign.study import bundled
@@ -29,12 +32,15 @@ def studies() -> None:
     print_table(new_console(), ["study", "what it asks"], rows)
 
 
+@app.command()
 def ui(
     *,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, metavar="N", help="Port on 127.0.0.1.")
+    ] = 5000,
     out: Out = RUNS,
 ) -> None:
-    """Open MLflow's pages on the runs, on this machine only."""
+    """Open MLflow's pages on 127.0.0.1."""
     elsewhere = os.environ.get("MLFLOW_TRACKING_URI")
     if elsewhere:
         raise RecordError(f"MLFLOW_TRACKING_URI is set, so the runs are tracked at {elsewhere}")
@@ -51,12 +57,16 @@ def ui(
     raise typer.Exit(code)
 
 
+@app.command()
 def clean(
     *,
     out: Out = RUNS,
     yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
 ) -> None:
-    """List what no front needs any more, ask, and delete it. A point of a front is never listed."""
+    """Delete what no front needs any more.
+
+    Lists it and asks first; a point of a front is never among it.
+    """
     console = new_console()
     found = sorted(set(removable(out)))
     if not found:

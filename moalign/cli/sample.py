@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moalign.cli.common import RUNS, Out, Plugins, RunArgument, new_console, pairs, read_run
+from moalign.cli.common import RUNS, Out, PluginFiles, RunArgument, new_console, pairs, read_run
 from moalign.cli.front import PointName, Prefer, pick_point, study_of
 from moalign.errors import RecordError
 
@@ -15,18 +15,23 @@ if TYPE_CHECKING:
     from moalign.reporting.points import Point
     from moalign.study.study import Study
 
+app = typer.Typer(rich_markup_mode=None)
 
+
+@app.command()
 def sample(
     run: RunArgument,
-    prompt: Annotated[str, typer.Argument(help="What the policy is to answer.")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the policy is to answer.")],
     *,
     prefer: Prefer = None,
     point: PointName = None,
-    samples: Annotated[int, typer.Option("-n", "--samples", min=1, help="How many answers.")] = 3,
-    plugin: Plugins = None,
+    samples: Annotated[
+        int, typer.Option("-n", "--samples", min=1, metavar="N", help="How many answers.")
+    ] = 3,
+    plugin: PluginFiles = None,
     out: Out = RUNS,
 ) -> None:
-    """Let a policy of the front answer a prompt."""
+    """Let a policy of a front answer a prompt."""
     from moalign.reporting.points import read_points
 
     state, console = read_run(run, out), new_console()

@@ -115,14 +115,15 @@ def _trial(task: SegmentTask, run: RunFolder, study: Study, cache: dict[str, Any
     if task.since > 0:
         folder = run.checkpoint(task.trial, task.since)
         policy.load_state(checkpoint.load_state(folder / "policy", _WEIGHTS))
-        if task.since < task.total:
+        if task.since < task.until:
             state = checkpoint.load_state(folder / "training", _STATE)
             trial.load_state(checkpoint.state_on(policy.device, state))
         else:
             trial.index = task.since
     elif not task.start.scratch:
         policy.load_state(mixed_policy(run, task.start))
-    cache.setdefault("trials", {})[str(task.run), task.trial] = trial
+    if task.since < task.until:  # else it may lack what is needed to train on
+        cache.setdefault("trials", {})[str(task.run), task.trial] = trial
     return trial
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -111,6 +112,17 @@ def test_testing_a_trained_point_loads_its_policy(
     run.measurements(0, 4, "test").unlink()
     run_segment(test, lambda event: None, {})
     assert Measurements.read(run.measurements(0, 4, "test")).evaluations == from_memory.evaluations
+
+
+def test_testing_a_point_at_a_rung_needs_no_training_state(
+    new_study: NewStudy, run: RunFolder, plugin_file: Path
+) -> None:
+    """A front point of a stopped trial keeps its policy only."""
+    task = task_of(new_study("training.steps=4"), run, plugin_file, until=2)
+    run_segment(task, lambda event: None, {})
+    shutil.rmtree(run.training(0, 2))
+    run_segment(replace(task, since=2, split="test"), lambda event: None, {})
+    assert run.measurements(0, 2, "test").is_file()
 
 
 def test_starts_from_a_point_and_from_a_soup(

@@ -121,7 +121,8 @@ class Run:
             case events.Decided():
                 self._trial(event.trial).decided[event.step] = event
             case events.Failed():
-                self._trial(event.trial).failure = event
+                if event.trial != BASE:
+                    self._trial(event.trial).failure = event
             case events.Lost():
                 pass
             case events.OpenedTest():

@@ -131,7 +131,13 @@ class Lost:
 
 @dataclass(frozen=True)
 class Failed:
-    """A trial failed and is not tried again; what it measured before stays."""
+    """A trial failed and is not tried again; what it measured before stays.
+
+    Attributes:
+        trial: its number; the base policy's if it could not be measured, which ended the study.
+        reason: a sentence.
+        detail: a traceback, or empty.
+    """
 
     time: float
     trial: int

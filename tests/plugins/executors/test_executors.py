@@ -1,0 +1,221 @@
+"""What every executor does, and what processes do besides."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+from tasks import lambda_like, segment, task
+
+from moalign import Executor, SegmentDone, SegmentFailed, StepEvent
+from moalign_plugins.executors.local import Local
+from moalign_plugins.executors.processes import Processes
+
+EXECUTORS = {"local": Local, "processes": lambda: Processes(workers=2)}
+
+
+@pytest.fixture(params=EXECUTORS)
+def executor(request) -> Iterator[Executor]:
+    executor = EXECUTORS[request.param]()
+    executor.open(segment)
+    yield executor
+    executor.close()
+
+
+@pytest.fixture
+def processes() -> Iterator[Processes]:
+    executor = Processes(workers=2)
+    executor.open(segment)
+    yield executor
+    executor.close()
+
+
+def events_of(executor: Executor, ends: int) -> list:
+    """Wait until so many segments have ended."""
+    events: list = []
+    deadline = time.monotonic() + 30
+    while sum(not isinstance(e, StepEvent) for e in events) < ends:
+        assert time.monotonic() < deadline, events
+        events += executor.wait(0.2)
+    return events
+
+
+def ended(events: list) -> dict[int, SegmentDone | SegmentFailed]:
+    return {e.trial: e for e in events if not isinstance(e, StepEvent)}
+
+
+def metrics(events: list, trial: int) -> dict[str, float]:
+    return next(e.metrics for e in events if isinstance(e, StepEvent) and e.trial == trial)
+
+
+# --- every executor ----------------------------------------------------------------------------
+
+
+def test_segments_end_and_their_steps_come_first(executor: Executor):
+    for trial in range(5):
+        executor.submit(task(trial))
+    events = events_of(executor, 5)
+    assert sorted(ended(events)) == [0, 1, 2, 3, 4]
+    for trial in range(5):
+        mine = [e for e in events if e.trial == trial]
+        assert [e.step for e in mine[:-1]] == [1, 2]
+        assert isinstance(mine[-1], SegmentDone)
+        assert (mine[-1].step, mine[-1].split) == (2, "validation")
+        assert mine[-1].seconds >= 0
+    assert executor.wait(0.0) == []
+
+
+def test_a_trial_is_remembered_until_it_is_forgotten(executor: Executor):
+    executor.submit(task(7))
+    assert metrics(events_of(executor, 1), 7)["known"] == 0
+    executor.submit(task(7))
+    assert metrics(events_of(executor, 1), 7)["known"] == 1
+    executor.forget(7)
+    executor.forget(8)  # of which nothing is held
+    executor.submit(task(7))
+    assert metrics(events_of(executor, 1), 7)["known"] == 0
+
+
+@pytest.mark.parametrize(
+    ("what", "reason", "fatal", "detail"),
+    [
+        ("contract", "the weights have the wrong shape", False, ""),
+        ("bug", "KeyError: 'accuracy'", False, "in segment"),
+        ("missing", "FileNotFoundError: [Errno 2] No such file: 'x.json'", False, "in segment"),
+        ("record", "the checkpoint is damaged", True, ""),
+        (
+            "full",
+            "nothing can be written: [Errno 28] No space left on device; make room and run the "
+            "same command again",
+            True,
+            "in segment",
+        ),
+    ],
+)
+def test_a_segment_that_raises_says_why(
+    executor: Executor, what: str, reason: str, fatal: bool, detail: str
+):
+    executor.submit(task(1, what))
+    executor.submit(task(2))
+    events = ended(events_of(executor, 2))
+    failed = events[1]
+    assert isinstance(failed, SegmentFailed)
+    assert (failed.step, failed.split, failed.retry) == (2, "validation", False)
+    assert (failed.reason, failed.fatal) == (reason, fatal)
+    assert detail in failed.detail
+    assert bool(failed.detail) == bool(detail)
+    assert isinstance(events[2], SegmentDone)  # the worker goes on
+
+
+def test_closing_twice_is_safe_and_drops_what_is_queued(executor: Executor):
+    for trial in range(4):
+        executor.submit(task(trial))
+    executor.close()
+    executor.close()
+    assert executor.wait(0.0) == []
+
+
+def test_an_executor_can_be_closed_before_anything_ran():
+    for build in EXECUTORS.values():
+        executor = build()
+        executor.open(segment)
+        executor.close()
+
+
+# --- processes ---------------------------------------------------------------------------------
+
+
+def test_segments_run_elsewhere_with_the_threads_they_ask_for(processes: Processes):
+    assert processes._workers == []  # none before there is work
+    for trial in range(2):
+        processes.submit(task(trial))
+    events = events_of(processes, 2)
+    workers = {metrics(events, trial)["process"] for trial in range(2)}
+    assert len(workers) == 2
+    assert os.getpid() not in workers
+    assert metrics(events, 0)["threads"] == 3
+
+
+def test_a_trial_goes_back_to_the_worker_that_holds_it(processes: Processes):
+    for trial in range(2):
+        processes.submit(task(trial))
+    events = events_of(processes, 2)
+    before = {trial: metrics(events, trial)["process"] for trial in range(2)}
+    for trial in (1, 0):
+        processes.submit(task(trial))
+        again = metrics(events_of(processes, 1), trial)
+        assert (again["process"], again["known"]) == (before[trial], 1)
+
+
+def test_a_worker_that_is_killed_is_reported_and_replaced(processes: Processes):
+    processes.submit(task(1, "kill"))
+    events = events_of(processes, 1)
+    pid = int(metrics(events, 1)["process"])
+    failed = ended(events)[1]
+    assert isinstance(failed, SegmentFailed)
+    assert failed.retry
+    assert not failed.fatal
+    assert failed.reason == f"the worker process {pid} was killed by SIGKILL"
+    processes.submit(task(1, attempt=1))
+    events = events_of(processes, 1)
+    assert isinstance(ended(events)[1], SegmentDone)
+    assert metrics(events, 1)["process"] != pid
+
+
+def test_a_worker_that_exits_is_reported_too(processes: Processes):
+    processes.submit(task(1, "exit"))
+    failed = ended(events_of(processes, 1))[1]
+    assert isinstance(failed, SegmentFailed)
+    assert failed.retry
+    assert failed.reason.endswith(" ended with 3")
+
+
+def test_a_worker_that_dies_idle_is_replaced_without_a_word(processes: Processes):
+    processes.submit(task(1))
+    pid = int(metrics(events_of(processes, 1), 1)["process"])
+    os.kill(pid, 9)
+    deadline = time.monotonic() + 10
+    while processes._workers and time.monotonic() < deadline:
+        assert processes.wait(0.1) == []
+    processes.submit(task(1))
+    assert metrics(events_of(processes, 1), 1)["process"] != pid
+
+
+def test_a_worker_that_dies_before_it_reads_its_task_is_a_lost_one(processes: Processes):
+    processes.submit(task(1))
+    pid = int(metrics(events_of(processes, 1), 1)["process"])
+    os.kill(pid, 9)
+    processes._workers[0].process.wait()
+    processes.submit(task(1))
+    failed = ended(events_of(processes, 1))[1]
+    assert isinstance(failed, SegmentFailed)
+    assert failed.retry
+
+
+def test_workers_ignore_ctrl_c(processes: Processes):
+    processes.submit(task(1, "interrupt-me"))
+    assert isinstance(ended(events_of(processes, 1))[1], SegmentDone)
+
+
+def test_closing_ends_busy_workers_at_once(processes: Processes):
+    for trial in range(2):
+        processes.submit(task(trial, "sleep"))
+    while len(processes.wait(0.2)) < 1:
+        pass
+    workers = [worker.process for worker in processes._workers]
+    began = time.monotonic()
+    processes.close()
+    assert time.monotonic() - began < 5
+    assert all(process.returncode is not None for process in workers)
+
+
+def test_only_a_function_that_workers_can_import_is_taken():
+    with pytest.raises(TypeError, match="no module-level function"):
+        Processes(workers=1).open(lambda_like())
+
+
+def test_one_worker_per_core_by_default():
+    assert Processes().workers == len(os.sched_getaffinity(0))
+    assert Local().workers == 1

@@ -227,17 +227,15 @@ class Policy:
             ``[B, T, D]`` float32, what the output layer reads; 0 on padding; without gradient.
         """
         packed = _Packed(prompt_ids_B, ids_BT, mask_BT, self.pad_id, self.device)
-        hidden_ND, _ = self._outputs(self.model, packed.inputs_BL, packed.sources_N)
-        return packed.unpack(hidden_ND.float())
+        hidden_BLD = self._hidden(packed.inputs_BL)
+        return packed.unpack(hidden_BLD.flatten(0, 1).index_select(0, packed.sources_N))
 
     @torch.no_grad()
     def prompt_features(self, prompt_ids_P: Sequence[Sequence[int]]) -> Tensor:
         """Return the mean of the last hidden states over each prompt; ``[P, D]`` float32."""
         lengths = [len(ids) for ids in prompt_ids_P]
         inputs_PL = _right_padded(prompt_ids_P, max(lengths), self.pad_id).to(self.device)
-        everywhere = torch.arange(inputs_PL.numel(), device=self.device)
-        hidden_ND, _ = self._outputs(self.model, inputs_PL, everywhere)
-        hidden_PLD = hidden_ND.float().view(*inputs_PL.shape, -1)
+        hidden_PLD = self._hidden(inputs_PL)
         return torch.stack([row[:n].mean(0) for row, n in zip(hidden_PLD, lengths, strict=True)])
 
     def _logprobs(
@@ -249,40 +247,47 @@ class Policy:
         temperature: float,
     ) -> Tensor:
         packed = _Packed(prompt_ids_B, ids_BT, mask_BT, self.pad_id, self.device)
-        _, logits_NV = self._outputs(model, packed.inputs_BL, packed.sources_N)
-        logits_NV = logits_NV.float() / temperature
+
+        def select(hidden_BLD: Tensor) -> Tensor:
+            return hidden_BLD.flatten(0, 1).index_select(0, packed.sources_N)
+
+        logits_NV = self._logits(model, packed.inputs_BL, select).float() / temperature
         losses_N = cross_entropy(logits_NV, packed.targets_N, reduction="none")
         return packed.unpack(-losses_N)
 
-    def _outputs(
-        self, model: PreTrainedModel, inputs_BL: Tensor, sources_N: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return what goes into the output layer and the logits, at some positions only.
+    def _hidden(self, inputs_BL: Tensor) -> Tensor:
+        """Return the last hidden states, [B, L, D] float32."""
+        found: list[Tensor] = []
+
+        def select(hidden_BLD: Tensor) -> Tensor:
+            found.append(hidden_BLD.float())
+            return hidden_BLD[:0]  # no logits
+
+        self._logits(self.model, inputs_BL, select)
+        return found[0]
+
+    def _logits(
+        self, model: PreTrainedModel, inputs_BL: Tensor, select: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Return the logits of what ``select`` makes of the hidden states.
 
         Rows are padded on the right, so a causal model needs no mask: what is read lies before
         the padding. That keeps the fast attention kernels and needs nothing of the model but
-        causality. The positions are picked on the way into the output layer, so that whatever a
+        causality. Positions are selected on the way into the output layer, so that whatever a
         model does to its logits (capping, scaling) is done.
-
-        Args:
-            model: a causal language model.
-            inputs_BL: token ids.
-            sources_N: positions in ``inputs_BL.flatten()``.
         """
-        picked: list[Tensor] = []
 
         def pick(_: torch.nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-            picked.append(args[0].flatten(0, 1).index_select(0, sources_N))
-            return (picked[0],)
+            return (select(args[0]),)
 
         output_layer: torch.nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
         hook = output_layer.register_forward_pre_hook(pick)
         try:
             with self._autocast():
-                logits_NV: Tensor = model(input_ids=inputs_BL, use_cache=False).logits
+                logits: Tensor = model(input_ids=inputs_BL, use_cache=False).logits
         finally:
             hook.remove()
-        return picked[0], logits_NV
+        return logits
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.dtype == torch.float32:

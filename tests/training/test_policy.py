@@ -177,7 +177,13 @@ def test_hidden_states_are_what_the_output_layer_reads() -> None:
     model = tiny()
     one = policy(model)
     ids, mask = padded(COMPLETIONS_B)
+    logits: list[Tensor] = []
+    hook = model.get_output_embeddings().register_forward_hook(
+        lambda _, __, out: logits.append(out)
+    )
     hidden = one.hidden(PROMPTS_B, ids, mask)
+    hook.remove()
+    assert logits[0].numel() == 0  # and nothing else is computed for them
     assert hidden.shape == (4, 7, 32)
     assert not hidden.requires_grad
     assert (hidden[mask == 0] == 0).all()

@@ -58,6 +58,10 @@ class Pretrained(PolicySource):
     """
 
     name: ClassVar[str] = "pretrained"
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"model": "Qwen/Qwen2.5-0.5B-Instruct"},
+        {"model": "Qwen/Qwen2.5-0.5B-Instruct", "lora": {"rank": 16}, "condition": "weights"},
+    )
 
     def __init__(
         self,

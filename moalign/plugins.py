@@ -25,7 +25,9 @@ from moalign.options import check_class, construct
 
 C = TypeVar("C", bound=Component)
 
-_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+"""What a component may be called: kebab-case."""
+
 _BASES: Mapping[str, type[Component]] = {base.kind: base for base in KINDS}
 
 
@@ -40,6 +42,12 @@ class Entry:
 
     cls: type[Component]
     origin: str
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of its documentation."""
+        paragraph = " ".join((inspect.getdoc(self.cls) or "").partition("\n\n")[0].split())
+        return re.split(r"(?<=[.!?])\s(?=[A-Z])", paragraph, maxsplit=1)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +321,7 @@ def _check_class(entry: Entry) -> None:
     cls = entry.cls
     where = f"{cls.kind} class {cls.__module__}.{cls.__qualname__} ({entry.origin})"
     name = getattr(cls, "name", None)
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not NAME.fullmatch(name):
         raise PluginError(
             f"{where}: `name` must be kebab-case, such as 'my-{cls.kind}'; found {name!r}"
         )

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import inspect
-import keyword
+import json
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from moalign.cli.common import PluginFiles, is_terminal
-from moalign.components import KINDS
+from moalign.cli.common import PluginFiles, is_terminal, new_console
+from moalign.components import KINDS, Component
 from moalign.errors import OptionError, PluginError, nearest
 from moalign.options import Option, options_of
 from moalign.plugins import NAME, Catalogue, Entry, load
@@ -34,11 +35,13 @@ DECLARED: Final = (
     "needs",
     "declares",
     "min_group",
-    "epochs",
     "condition",
     "corners_first",
 )
 """What component classes declare beside their options."""
+
+WIDTH: Final = 98
+INDENT: Final = "    "
 
 
 # --- list --------------------------------------------------------------------------------------
@@ -49,7 +52,10 @@ def list_(
     kind: Annotated[str | None, typer.Argument(help="Only this kind, such as weighting.")] = None,
     plugin: PluginFiles = None,
 ) -> None:
-    """List all components by kind: name, what it does, where it comes from."""
+    """List all components.
+
+    By kind: name, what it does, where it comes from; tab-separated if nobody is looking.
+    """
     kinds = [base.kind for base in KINDS]
     if kind is not None and kind not in kinds:
         raise OptionError(f"no kind is called {kind!r}; {nearest(kind, kinds)}")
@@ -62,7 +68,6 @@ def list_(
 
 
 def _print_table(entries: Sequence[Entry]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -77,7 +82,7 @@ def _print_table(entries: Sequence[Entry]) -> None:
         shown = "" if entry.cls.kind == before else entry.cls.kind
         table.add_row(shown, entry.cls.name, entry.summary, Path(entry.origin).name)
         before = entry.cls.kind
-    Console().print(table, markup=False)
+    new_console().print(table)
 
 
 # --- show --------------------------------------------------------------------------------------
@@ -88,7 +93,10 @@ def show(
     name: Annotated[str, typer.Argument(help="A component's name, or KIND:NAME.")],
     plugin: PluginFiles = None,
 ) -> None:
-    """Show a component's documentation: what it does, its options, what it needs."""
+    """Show a component's documentation.
+
+    What it does, its options with types and defaults, what it declares, where it comes from.
+    """
     found = _named(load(plugin or ()), name)
     typer.echo("\n\n\n".join(_page(entry) for entry in found))
 
@@ -127,16 +135,17 @@ def _page(entry: Entry) -> str:
 def _option(option: Option, description: str) -> str:
     default = "must be given" if option.required else f"default {_plain(option.default)}"
     text = f"{option.name}: {option.describe()}; {default}"
-    return f"{text}\n    {description}" if description else text
+    return "\n".join([text, *textwrap.wrap(description, WIDTH, initial_indent=INDENT,
+                                           subsequent_indent=INDENT)])  # fmt: skip
 
 
 def _plain(value: Any) -> str:
-    return {None: "null", True: "true", False: "false"}.get(value, repr(value))
+    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
 
 
-def _described(cls: type) -> dict[str, str]:
+def _described(cls: type[Component]) -> dict[str, str]:
     """Return what the ``Args:`` section of a constructor says about each argument."""
-    text = inspect.getdoc(cls.__init__) or ""
+    text = inspect.getdoc(vars(cls).get("__init__")) or ""
     _, _, arguments = text.partition("Args:\n")
     found: dict[str, str] = {}
     name = ""
@@ -151,12 +160,12 @@ def _described(cls: type) -> dict[str, str]:
     return found
 
 
-def _declared(cls: type) -> Iterator[tuple[str, str]]:
+def _declared(cls: type[Component]) -> Iterator[tuple[str, str]]:
     for name in DECLARED:
         value = getattr(cls, name, None)
-        if isinstance(value, frozenset | tuple):
-            value = ", ".join(str(item) for item in (sorted(value) if name != "range" else value))
-        if value not in (None, ""):
+        if isinstance(value, frozenset):
+            value = ", ".join(sorted(value))
+        if value not in (None, "", ()):
             yield name, str(value)
 
 
@@ -171,7 +180,7 @@ def new(
         Path, typer.Option("--into", metavar="FOLDER", help="Where to write; it must exist.")
     ] = Path(),
 ) -> None:
-    """Write a plugin that runs, in one file, and its test."""
+    """Write a plugin that runs, and its test."""
     from moalign.cli.templates import TEMPLATES
 
     if kind not in TEMPLATES:
@@ -220,7 +229,10 @@ def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The plugin file.")],
     plugin: PluginFiles = None,
 ) -> None:
-    """Run the contract suites over the components of a plugin file; exit 1 if one fails."""
+    """Run the contract suites over a plugin file.
+
+    Exits with 1 if one of its components lacks a property.
+    """
     from moalign.testing import SUITES, cases, run_contract
 
     catalogue = load([file, *(plugin or ())])

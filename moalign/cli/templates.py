@@ -10,7 +10,6 @@ _WEIGHTING: Final = '''\
 from typing import Annotated
 
 from annotated_types import Ge
-
 from moalign import Step, Weighting, Weights, hookimpl
 
 
@@ -45,7 +44,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from moalign import Weighting
 from moalign.plugins import load
 from moalign.testing import contract
@@ -69,7 +67,6 @@ _REWARD: Final = '''\
 from typing import Annotated
 
 from annotated_types import Gt
-
 from moalign import Batch, Reward, hookimpl
 
 
@@ -125,11 +122,10 @@ _OPTIMIZER: Final = '''\
 from typing import Annotated
 
 from annotated_types import Ge, Gt
-from torch import Tensor
-
 from moalign import Batch, Optimizer, Rows, hookimpl
 from moalign.maths.normalisation import group_centre
 from moalign.maths.surrogate import ClippedSurrogate
+from torch import Tensor
 
 
 class {class}(Optimizer):
@@ -167,7 +163,6 @@ _TEST_OPTIMIZER: Final = '''\
 from pathlib import Path
 
 import torch
-
 from moalign import Optimizer
 from moalign.plugins import load
 from moalign.testing import contract

@@ -105,7 +105,7 @@ def check_stays_on_the_simplex(factory: Factory) -> None:
             require(
                 "unnormalised" in weighting.declares or same(sums, torch.ones_like(sums), 1e-4),
                 "weights must sum to 1 unless `declares` contains 'unnormalised'; found sums "
-                f"{sorted(set(sums.flatten().tolist()))} with {trouble.name} scores",
+                f"{shown(sums)} with {trouble.name} scores",
             )
 
 

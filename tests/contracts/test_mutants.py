@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -29,7 +30,7 @@ from moalign import (
 )
 from moalign.maths.normalisation import group_zscore
 from moalign.maths.surrogate import ClippedSurrogate
-from moalign.testing import SUITES, properties, run_contract
+from moalign.testing import SUITES, contract, properties, run_contract
 from moalign.types import Choice, FloatRange, IntRange
 
 counter = itertools.count(1)
@@ -678,6 +679,28 @@ def test_a_good_component_has_every_property(cls: type[Component]) -> None:
     assert {f.property: f.message for f in findings if not f.ok} == {}
     assert [f.property for f in findings] == list(properties(cls.kind))
     assert all(f.message for f in findings)
+
+
+test_a_class_in_three_lines = contract(GoodWeighting)
+
+
+def test_a_file_is_found_beside_the_test(tmp_path: Path) -> None:
+    """And its own components only are tested, not those that are installed."""
+    (tmp_path / "mine.py").write_text(
+        "from moalign import Weighting, Weights, hookimpl\n\n\nclass Mine(Weighting):\n"
+        '    """Weighs as it is told."""\n\n    name = "mine"\n\n'
+        "    def weigh(self, step):\n        return Weights(step.preference_K)\n\n\n"
+        "@hookimpl\ndef moalign_weightings():\n    return [Mine]\n"
+    )
+    text = 'from moalign.testing import contract\n\ntest_contract = contract("mine.py")\n'
+    namespace: dict[str, Any] = {}
+    exec(compile(text, tmp_path / "test_mine.py", "exec"), namespace)
+    (mark,) = namespace["test_contract"].pytestmark
+    names, found = mark.args
+    assert names == ("check", "build")
+    assert [one.id for one in found] == [f"weighting mine: {p}" for p in properties("weighting")]
+    for one in found:
+        namespace["test_contract"](*one.values)
 
 
 def test_a_tracker_is_told_everything() -> None:

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from moalign.components import SegmentFunction
-from moalign.errors import DataError, MoalignError, PluginError, RecordError, StudyError
+from moalign.errors import MoalignError, PluginError, RecordError, StudyError
 from moalign.types import SegmentDone, SegmentFailed, SegmentTask, StepEvent
 
-FATAL: Final = (RecordError, PluginError, StudyError, DataError)
+FATAL: Final = (RecordError, PluginError, StudyError)
 """Errors that are not one trial's own: the next trial would meet them too."""
 
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

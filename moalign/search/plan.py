@@ -1,0 +1,161 @@
+"""What a study still has to do, and what it will cost: ``moalign pareto --plan``.
+
+Counts are upper bounds: at rungs some trials will be stopped. Before anything has run, tokens are
+bounded by the limits of the rollout; once a trial has been measured, tokens and time are what it
+took per step. A time is never guessed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from moalign.search.archive import Run
+from moalign.search.folders import RunFolder
+from moalign.study.study import Study
+from moalign.types import Cost
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is still to do.
+
+    Attributes:
+        trials: in all.
+        ended: how many of them have ended.
+        steps: training steps to take, at most.
+        measurements: on validation, at most, the base policy's included.
+        workers: that share the work.
+        sampled: completion tokens, at most; by the limits, or as measured per step so far.
+        cost: tokens by kind as measured per step so far, or None.
+        seconds: wall-clock as measured per step so far, or None.
+        kept: bytes of policies when it is finished, at most, or None.
+        working: bytes of the live trials' checkpoints, at most, or None.
+    """
+
+    trials: int
+    ended: int
+    steps: int
+    measurements: int
+    workers: int
+    sampled: int
+    cost: Cost | None
+    seconds: float | None
+    kept: int | None
+    working: int | None
+
+    def lines(self) -> list[str]:
+        """Return the plan for people."""
+        to_go = f"{self.trials} in all, {self.ended} done; at most {self.steps} steps to go"
+        lines = [
+            f"trials  {to_go} and {self.measurements} measurements on validation",
+            f"tokens  at most {_count(self.sampled)} sampled; each is read and learnt from as well",
+        ]
+        if self.cost is not None:
+            lines[1] = (
+                f"tokens  about {_count(self.cost.generated)} sampled, "
+                f"{_count(self.cost.forwarded)} forward and {_count(self.cost.backwarded)} "
+                "backward, at what a step has taken so far"
+            )
+        lines.append(
+            "disk    unknown until there is a policy"
+            if self.kept is None or self.working is None
+            else f"disk    at most {_bytes(self.kept)} of policies in the end, and "
+            f"{_bytes(self.working)} of checkpoints on the way"
+        )
+        lines.append(
+            f"time    unknown until a trial has been measured ({self.workers} at a time)"
+            if self.seconds is None
+            else f"time    about {_duration(self.seconds)} with {self.workers} at a time, at what "
+            "a step has taken so far; test measurements come on top"
+        )
+        return lines
+
+
+def make_plan(study: Study, folder: RunFolder, run: Run | None, trials: int, workers: int) -> Plan:
+    """Plan what is left of a study.
+
+    Args:
+        study: checked.
+        folder: of the run.
+        run: its state, or None if it has not begun.
+        trials: how many trials in all.
+        workers: of the executor.
+    """
+    section = study.section
+    training, evaluation = section.training, section.evaluation
+    made = run.trials.values() if run is not None else ()
+    new = max(0, trials - len(made))
+    live = [trial for trial in made if trial.outcome is None]
+    steps = new * training.steps + sum(trial.total - trial.step for trial in live)
+    rungs = [*section.search.rungs, training.steps]
+    measurements = new * len(rungs) + (run is None or run.base is None)
+    measurements += sum(len({r for r in rungs if t.step < r < t.total} | {t.total}) for t in live)
+    per_measurement = evaluation.prompts * evaluation.samples * len(study.conditions)
+    rows = steps * training.prompts * training.group + measurements * per_measurement
+    spent = _per_step(run) if run is not None else None
+    cost, seconds = None, None
+    if spent is not None:
+        taken, tokens, per_step = spent
+        cost = Cost(*(round(count * steps / taken) for count in tokens.to_json().values()))
+        seconds = per_step * steps / workers
+    size = _policy_bytes(study, folder)
+    return Plan(
+        trials=max(trials, len(made)),
+        ended=len(made) - len(live),
+        steps=steps,
+        measurements=measurements,
+        workers=workers,
+        sampled=rows * study.rollout.max_tokens,
+        cost=cost,
+        seconds=seconds,
+        kept=None if size is None else size * max(trials, len(made)),
+        # Beside the policy, AdamW keeps two numbers for each of its.
+        working=None if size is None else 3 * size * min(workers, trials),
+    )
+
+
+def _per_step(run: Run) -> tuple[int, Cost, float] | None:
+    """Return the steps that were measured, their tokens, and seconds per step of one worker."""
+    steps, tokens, seconds = 0, Cost(), 0.0
+    for trial in run.trials.values():
+        if trial.measured:
+            steps += trial.step
+            tokens.add(trial.measured[trial.step].cost)
+            seconds += sum(measured.seconds for measured in trial.measured.values())
+    return (steps, tokens, seconds / steps) if steps else None
+
+
+def _policy_bytes(study: Study, folder: RunFolder) -> int | None:
+    """Return the size of the largest policy of this run, else of the base policy if it is built."""
+    sizes = [_size(policy) for policy in folder.path.glob("trials/*/*/policy")]
+    if not sizes:
+        from moalign.search.segments import base_folder
+
+        sizes = [_size(base_folder(study, folder.artifacts))]
+    return max(sizes) or None
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+
+
+def _count(number: int) -> str:
+    for unit, size in (("billion", 1e9), ("million", 1e6), ("thousand", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
+def _bytes(number: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number} bytes"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds:.2g} seconds"

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from quick import quick_run, quick_study
+
+from moalign.search import plan
+from moalign.search.folders import RunFolder
+from moalign.search.plan import make_plan
+from moalign.types import Cost
+
+
+@pytest.fixture(autouse=True)
+def no_base_policy(monkeypatch):
+    from moalign.search import segments
+
+    monkeypatch.setattr(segments, "base_folder", lambda study, artifacts: artifacts / "base")
+
+
+def test_before_anything_ran_there_are_bounds_and_no_time(tmp_path: Path):
+    study = quick_study()
+    made = make_plan(study, RunFolder(tmp_path / "mine"), None, trials=6, workers=2)
+    assert (made.trials, made.ended, made.steps) == (6, 0, 36)
+    assert made.measurements == 6 * 3 + 1
+    # 16 prompts x 8 completions a step, 256 x 2 a measurement, 8 tokens each.
+    assert made.sampled == (36 * 128 + 19 * 512) * 8
+    assert (made.cost, made.seconds, made.kept, made.working) == (None, None, None, None)
+    assert made.lines() == [
+        "trials  6 in all, 0 done; at most 36 steps to go and 19 measurements on validation",
+        "tokens  at most 115 thousand sampled; each is read and learnt from as well",
+        "disk    unknown until there is a policy",
+        "time    unknown until a trial has been measured (2 at a time)",
+    ]
+    assert not (tmp_path / "mine").exists()
+
+
+def test_disk_is_known_once_the_base_policy_is_built(tmp_path: Path):
+    base = tmp_path / ".artifacts" / "base"
+    base.mkdir(parents=True)
+    (base / "model.safetensors").write_bytes(b"x" * 1000)
+    (base / "tokenizer.json").write_bytes(b"x" * 77)
+    made = make_plan(quick_study(), RunFolder(tmp_path / "mine"), None, trials=6, workers=2)
+    assert (made.kept, made.working) == (6000, 6000)
+    assert made.lines()[2] == (
+        "disk    at most 6 kB of policies in the end, and 6 kB of checkpoints on the way"
+    )
+
+
+def test_what_ran_says_what_the_rest_will_take(tmp_path: Path):
+    study = quick_study()
+    run = quick_run(tmp_path / "mine", trials=2).run
+    for trial in run.trials.values():
+        for step, measured in trial.measured.items():
+            object.__setattr__(measured, "seconds", 3.0)
+            assert measured.cost.generated == 10 * step + step // 2
+    made = make_plan(study, run.folder, run, trials=6, workers=2)
+    assert (made.ended, made.steps, made.measurements) == (2, 24, 12)
+    assert made.cost == Cost(generated=252)  # 63 for 6 steps
+    assert made.seconds == pytest.approx(24 * 1.5 / 2)  # 9 seconds for 6 steps, two at a time
+    assert made.lines()[1].startswith("tokens  about 252 sampled, 0 forward and 0 backward")
+    assert made.lines()[3].startswith("time    about 18 seconds with 2 at a time")
+
+
+def test_a_trial_on_its_way_counts_from_its_checkpoint(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("QUICK_FAULTS", '[{"trial": 1, "step": 3, "kind": "interrupt"}]')
+    run = quick_run(tmp_path / "mine", trials=2).run
+    made = make_plan(quick_study(), run.folder, run, trials=2, workers=1)
+    assert (made.trials, made.ended, made.steps, made.measurements) == (2, 1, 4, 2)
+
+
+def test_a_finished_run_has_nothing_left(tmp_path: Path):
+    run = quick_run(tmp_path / "mine").run
+    made = make_plan(quick_study(), run.folder, run, trials=6, workers=1)
+    assert (made.ended, made.steps, made.measurements, made.sampled) == (6, 0, 0, 0)
+    assert made.seconds == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(7, "7"), (1234, "1.23 thousand"), (5e6, "5 million"), (2e9, "2 billion")]
+)
+def test_counts(number: float, text: str):
+    assert plan._count(int(number)) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(4.2, "4.2 seconds"), (150, "2.5 minutes"), (9000, "2.5 hours")]
+)
+def test_durations(seconds: float, text: str):
+    assert plan._duration(seconds) == text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,6 +55,19 @@ def new_console() -> Console:
     if not console.is_terminal:
         console.width = WIDE
     return console
+
+
+def quiet_libraries() -> None:
+    """Turn off the progress bars of other libraries, in this process and in workers it starts.
+
+    Call it before they are imported; what the environment says already is left as it is.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def out_option(folder: Path) -> str:
+    """Return the ``--out`` that a command needs to find a run's folder; empty if none."""
+    return "" if folder.parent == RUNS else f" --out {folder.parent}"
 
 
 def find_run(name: str, out: Path) -> RunFolder:

@@ -13,8 +13,10 @@ from moalign.cli.common import (
     PluginFiles,
     RunArgument,
     new_console,
+    out_option,
     pairs,
     print_table,
+    quiet_libraries,
     read_run,
 )
 from moalign.errors import RecordError, StudyError, nearest
@@ -79,6 +81,7 @@ def front(
     if export is not None:
         from moalign.reporting.export import CARD, export_point
 
+        quiet_libraries()
         export_point(study_of(state, plugin), state, table, picked.point, export)
         console.print(f"\nexported to {export}; {export / CARD} says how to load it")
 
@@ -170,7 +173,7 @@ def show_front(console: Console, run: Run, found: Front) -> None:
     written = [name for name in names if (run.folder.path / name).exists()]
     if written:
         console.print(f"files    {run.folder.path}/: {', '.join(written)}", soft_wrap=True)
-    where = "" if run.folder.path.parent == RUNS else f" --out {run.folder.path.parent}"
+    where = out_option(run.folder.path)
     console.print(f"pick     {pick_command(run, found)}{where}", soft_wrap=True)
 
 
@@ -196,7 +199,8 @@ def show_pick(console: Console, run: Run, table: PointTable, picked: Pick) -> No
     if exported.is_dir():
         console.print(f"\npolicy   {exported}", soft_wrap=True)
     if point.front:
-        console.print(f'try it   moalign sample {run.folder.name} "..." --point {point.id}')
+        where = out_option(run.folder.path)
+        console.print(f'try it   moalign sample {run.folder.name} "..." --point {point.id}{where}')
 
 
 def _value_rows(table: PointTable, point: Point) -> tuple[list[str], list[list[str]]]:

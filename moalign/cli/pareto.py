@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moalign.cli.common import RUNS, Out, PluginFiles, RunName, Sets, new_console
+from moalign.cli.common import RUNS, Out, PluginFiles, RunName, Sets, new_console, quiet_libraries
 from moalign.cli.front import show_front
 from moalign.study.bundled import DEFAULT
 
@@ -114,6 +114,7 @@ def _run(
         console.print(f"{folder} is finished; nothing to train (--trials N adds trials)")
         show_front(console, finished, front_of(finished))
         return
+    quiet_libraries()
     from moalign.cli.progress import ProgressView
     from moalign.search.driver import run_study
 

@@ -215,7 +215,7 @@ class ProgressView:
         bar = ProgressBar(total=self.trials, completed=self._ended + here, width=40)
         parts = [f"{self._ended} of {self.trials} trials"]
         if self._points:
-            parts.append(f"{self._points} points on the front")
+            parts.append(f"{self._points} on the front")
             parts.append(f"hypervolume {self._hypervolume:.3f}")
         parts.append(_clock(time.monotonic() - self._began))
         if left := self._left():
@@ -240,7 +240,7 @@ def _params(proposal: Proposal) -> str:
     told = []
     for path, value in proposal.params.items():
         if isinstance(value, Mapping):
-            told.append(" ".join(f"{name} {share(weight)}" for name, weight in value.items()))
+            told.append("weights " + "/".join(share(weight) for weight in value.values()))
         else:
             told.append(f"{path.rpartition('.')[2]} {number(value)}")
     return ", ".join(told)

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moalign.cli.common import RUNS, Out, PluginFiles, RunArgument, new_console, pairs, read_run
+from moalign.cli.common import (
+    RUNS,
+    Out,
+    PluginFiles,
+    RunArgument,
+    new_console,
+    pairs,
+    quiet_libraries,
+    read_run,
+)
 from moalign.cli.front import PointName, Prefer, pick_point, study_of
 from moalign.errors import RecordError
 
@@ -42,6 +51,7 @@ def sample(
     study = study_of(state, plugin)
     asked = study.task.parse(prompt)
 
+    quiet_libraries()
     from moalign.reporting.export import load_point, trial_study
     from moalign.training import seeds
     from moalign.training.rollout import sample as sample_batch

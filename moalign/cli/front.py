@@ -74,7 +74,7 @@ def front(
     from moalign.reporting.points import read_points
 
     table = read_points(state)
-    picked = pick_point(table, prefer=prefer, at_least=at_least, knee=knee, point=point)
+    picked = pick_point(state, table, prefer=prefer, at_least=at_least, knee=knee, point=point)
     if picked.point is None:
         raise RecordError(picked.reasons[0])
     show_pick(console, state, table, picked)
@@ -107,6 +107,7 @@ def compare(first: RunArgument, second: RunArgument, *, out: Out = RUNS) -> None
 
 
 def pick_point(
+    run: Run,
     table: PointTable,
     *,
     prefer: str | None = None,
@@ -120,11 +121,9 @@ def pick_point(
         StudyError: options that contradict each other, or unknown names.
     """
     from moalign.reporting.pick import Pick, pick
+    from moalign.reporting.report import require_points
 
-    if not table.front:
-        raise RecordError(
-            f"run {table.title} has no point yet; go on with the command that began it"
-        )
+    require_points(run, table)
     if point is not None:
         if prefer is not None or at_least is not None or knee:
             raise StudyError("--point names the point already; leave the other options out")

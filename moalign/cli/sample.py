@@ -45,7 +45,7 @@ def sample(
 
     state, console = read_run(run, out), new_console()
     table = read_points(state)
-    picked = pick_point(table, prefer=prefer, point=point)
+    picked = pick_point(state, table, prefer=prefer, point=point)
     if picked.point is None:
         raise RecordError(picked.reasons[0])
     study = study_of(state, plugin)

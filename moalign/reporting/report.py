@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from moalign.errors import RecordError
 from moalign.reporting.front import (
     Front,
     build_front,
@@ -18,7 +19,7 @@ from moalign.reporting.front import (
 from moalign.reporting.page import front_html
 from moalign.reporting.pick import thresholds
 from moalign.reporting.plots import front_png, title
-from moalign.reporting.points import read_points, to_csv
+from moalign.reporting.points import PointTable, read_points, to_csv
 from moalign.search.archive import Run
 from moalign.search.measurements import write_atomically
 from moalign.study.study import report_preferences
@@ -29,16 +30,30 @@ def front_of(run: Run) -> Front:
     """Compute the front of a run as its study wants it reported.
 
     Raises:
-        RecordError: nothing has been measured yet, or a file is missing or damaged.
+        RecordError: no trial has been measured yet, or a file is missing or damaged.
     """
     study = run.opened[-1].study
     table = read_points(run)
+    require_points(run, table)
     return build_front(
         table,
         report_preferences(study["report"]["preferences"], table.names),
         resamples=study["report"]["resamples"],
         seed=study["seed"],
     )
+
+
+def require_points(run: Run, table: PointTable) -> None:
+    """Check that there is a front to look at.
+
+    Raises:
+        RecordError: no trial has been measured yet, with the last failure if there was one.
+    """
+    if table.front:
+        return
+    failures = [f"trial {t.number} failed: {t.reason}" for t in run.trials.values() if t.failure]
+    why = failures[-1] if failures else "go on with the command that began it"
+    raise RecordError(f"run {run.folder.name} has no measured trial, so it has no front; {why}")
 
 
 def write_report(run: Run, facts: Mapping[str, Any]) -> dict[str, Path]:
@@ -154,5 +169,5 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in r) + " |" for r in lines)
 
 
-def _at_least(table: Any) -> str:
+def _at_least(table: PointTable) -> str:
     return ", ".join(f"{name} at least {value:g}" for name, value in thresholds(table).items())

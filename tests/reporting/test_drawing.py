@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from moalign import Objective
+from moalign.errors import RecordError
 from moalign.reporting.page import front_html
 from moalign.reporting.plots import front_png
 from moalign.reporting.points import read_points
@@ -63,7 +64,7 @@ def test_the_page_draws_every_point(make_run: MakeRun, axes: int, count: int) ->
     for point in read_points(run).points:
         assert f"<b>{point.id}</b>" in texts
     assert "training.learning_rate" in texts
-    assert not re.search(r'<(script|link|img)[^>]+(src|href)=', page), "it needs no network"
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=", page), "it needs no network"
     assert '"showSendToCloud": false' in page, "nobody's data is one click away from a server"
 
 
@@ -96,6 +97,16 @@ def test_the_report_writes_its_files_by_role(make_run: MakeRun) -> None:
         "![The front](front.png)",
     ):
         assert part in text
+
+
+def test_a_run_without_a_measured_trial_has_no_front(make_run: MakeRun) -> None:
+    run = make_run(trials={0: {}}, failed={0: "the loss became infinite"})
+    with pytest.raises(RecordError) as error:
+        front_of(run)
+    assert str(error.value) == (
+        "run toy has no measured trial, so it has no front; "
+        "trial 0 failed: the loss became infinite"
+    )
 
 
 def test_the_report_of_an_open_run_says_that_its_numbers_are_too_high(make_run: MakeRun) -> None:

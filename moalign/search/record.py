@@ -60,11 +60,10 @@ class Record:
         Raises:
             RecordError: it cannot be written; the file is then as it was before.
         """
-        line = events.to_line(event)
+        line = left = events.to_line(event)
         try:
-            written = os.write(self._descriptor, line)
-            if written < len(line):
-                written += os.write(self._descriptor, line[written:])
+            while left:
+                left = left[os.write(self._descriptor, left) :]
             os.fsync(self._descriptor)
         except OSError as error:
             with contextlib.suppress(OSError):

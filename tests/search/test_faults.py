@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from moalign_plugins.executors.processes import Processes
 
 SUPPORT = Path(__file__).parent.parent / "support"
 MOMENTS = 20
+HANG = json.dumps([{"trial": 2, "step": 3, "kind": "hang"}])
 
 DRIVER = """
 import sys
@@ -32,7 +34,7 @@ class View:
             print(*[worker.process.pid for worker in executor._workers], flush=True)
 
 executor = Processes(workers=2)
-quick_run(Path(sys.argv[1]), executor=executor, listeners=[View()])
+print(quick_run(Path(sys.argv[1]), executor=executor, listeners=[View()]).outcome)
 """
 
 
@@ -63,18 +65,38 @@ def test_a_driver_killed_at_any_moment_goes_on_to_the_same_archive(tmp_path: Pat
     assert told["calls"] > 200
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
+def ended_within(seconds: float, workers: list[int]) -> bool:
+    deadline = time.monotonic() + seconds
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(map(alive, workers))
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
+
+
+@needs_proc
+def test_ctrl_c_ends_the_workers_and_leaves_the_run_in_order(tmp_path: Path):
+    with script("-c", DRIVER, str(tmp_path / "mine"), QUICK_FAULTS=HANG) as process:
+        workers = [int(pid) for pid in process.stdout.readline().split()]
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == "interrupted\n"
+    assert process.returncode == 0
+    assert ended_within(0.5, workers)
+    assert read(RunFolder(tmp_path / "mine")).closed == "interrupted"
+    resumed = quick_run(tmp_path / "mine", executor=Processes(workers=2))
+    whole = quick_run(tmp_path / "whole", executor=Processes(workers=2))
+    assert archive(resumed.run) == archive(whole.run)
+
+
+@needs_proc
 def test_workers_of_a_killed_driver_end_and_the_study_goes_on(tmp_path: Path):
-    hang = json.dumps([{"trial": 2, "step": 3, "kind": "hang"}])
-    with script("-c", DRIVER, str(tmp_path / "mine"), QUICK_FAULTS=hang) as process:
+    with script("-c", DRIVER, str(tmp_path / "mine"), QUICK_FAULTS=HANG) as process:
         workers = [int(pid) for pid in process.stdout.readline().split()]
         assert len(workers) == 2
         time.sleep(0.2)
         process.kill()
-    deadline = time.monotonic() + 2.0
-    while any(map(alive, workers)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(map(alive, workers))
+    assert ended_within(2.0, workers)
     resumed = quick_run(tmp_path / "mine", executor=Processes(workers=2))
     whole = quick_run(tmp_path / "whole", executor=Processes(workers=2))
     assert archive(resumed.run) == archive(whole.run)

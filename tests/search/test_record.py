@@ -190,6 +190,15 @@ def test_a_full_disk_leaves_the_record_as_it_was(folder: RunFolder, monkeypatch,
     assert list(read(folder).trials) == [0]
 
 
+def test_a_disk_that_takes_a_few_bytes_at_a_time_gets_them_all(folder: RunFolder, monkeypatch):
+    write = os.write
+    with Record(folder) as record, monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:5]))
+        for event in ALL:
+            record.append(event)
+    assert folder.events.read_bytes() == b"".join(map(events.to_line, ALL))
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RecordError) as caught:

@@ -109,10 +109,10 @@ def _run(
 
     console = new_console()
     total = trials or study.section.search.trials
-    finished = finished_run(study, folder, total)
-    if finished is not None:
+    earlier = earlier_run(study, folder)
+    if earlier is not None and _is_finished(earlier, total):
         console.print(f"{folder} is finished; nothing to train (--trials N adds trials)")
-        show_front(console, finished, front_of(finished))
+        show_front(console, earlier, front_of(earlier))
         return
     quiet_libraries()
     from moalign.cli.progress import ProgressView
@@ -150,8 +150,8 @@ def _run(
         raise typer.Exit(INTERRUPTED)
 
 
-def finished_run(study: Study, folder: Path, trials: int) -> Run | None:
-    """Return the run if there is nothing left to do in it: without torch, and without a lock.
+def earlier_run(study: Study, folder: Path) -> Run | None:
+    """Return what an earlier command recorded, or None: without torch, and without a lock.
 
     Raises:
         RecordError: the run is another study's, or its record is damaged.
@@ -160,12 +160,17 @@ def finished_run(study: Study, folder: Path, trials: int) -> Run | None:
     from moalign.search.folders import RunFolder
 
     found = RunFolder(folder)
-    if not found.events.is_file():
+    if not found.events.is_file() or not found.events.stat().st_size:
         return None
     state = record.read(found)
     provenance.check_same(state, study)
-    done = state.closed == "finished" and state.opened[-1].trials >= trials
-    return state if done and (folder / "report.md").is_file() else None
+    return state
+
+
+def _is_finished(run: Run, trials: int) -> bool:
+    """Return True if the last command left nothing to do, the report included."""
+    enough = run.closed == "finished" and run.opened[-1].trials >= trials
+    return enough and (run.folder.path / "report.md").is_file()
 
 
 def write_all(study: Study, run: Run, console: Console) -> Mapping[str, Path]:
@@ -180,7 +185,15 @@ def write_all(study: Study, run: Run, console: Console) -> Mapping[str, Path]:
 
 
 def _print_plan(study: Study, folder: Path, trials: int | None) -> None:
-    raise NotImplementedError
+    from moalign.search.folders import RunFolder
+    from moalign.search.plan import make_plan
+
+    total, workers = trials or study.section.search.trials, study.new_executor().workers
+    plan = make_plan(study, RunFolder(folder), earlier_run(study, folder), total, workers)
+    console = new_console()
+    console.print(f"run     {folder}")
+    for line in plan.lines():
+        console.print(line, soft_wrap=True)
 
 
 def _say_how_to_go_on(console: Console, what: str) -> None:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from tokenizers import Tokenizer
     from torch import Tensor
-    from torch.nn import Module
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from moalign.types import (
@@ -54,6 +53,9 @@ Preference = Annotated[dict[str, float], AfterValidator(_checked_preference)]
 
 class Component(ABC):
     """Root of all components.
+
+    A constructor only checks and stores its options: the host builds a component several times
+    (at every check, in every worker). What is slow to load is loaded at first use.
 
     Attributes:
         kind: what it is; set by the base class of the kind.
@@ -162,13 +164,15 @@ RewardValues = Any
 class Weighting(Stateful):
     """Turns what is known about the objectives at a step into weights.
 
-    A weighting with a constructor argument ``preference: Preference | None = None`` has a
-    preference: the host completes and normalises it and passes it as ``step.preference_K``.
+    A weighting with a constructor argument of type ``Preference | None`` has a preference: a
+    weight for each training objective, uniform if it is None. The host normalises it and passes
+    it as ``step.preference_K``.
 
     Attributes:
         needs: what it asks of the step: ``gram``, ``steer`` (evaluation on the steer split or a
             probe row), ``prompt_features``, ``losses``.
-        declares: ``signed`` if weights may be negative, ``unnormalised`` if they do not sum to 1.
+        declares: ``signed`` if weights may be negative, ``unnormalised`` if they do not sum to 1,
+            ``conditioned`` if they follow ``step.batch.conditions_PK`` where there are any.
     """
 
     kind: ClassVar[str] = "weighting"
@@ -192,7 +196,10 @@ class Weighting(Stateful):
         """
 
     def update_minibatch(self, step: Step) -> Weights | None:
-        """Return new weights before each mini-batch update; None keeps those of :meth:`weigh`."""
+        """Return new weights for the next mini-batch; None keeps those in force.
+
+        Called before each mini-batch of each epoch, with the same step as :meth:`weigh`.
+        """
         return None
 
 
@@ -237,10 +244,6 @@ class Optimizer(Stateful):
             the rows' share of the mini-batch's loss, and shares of metrics; both add up.
         """
         raise NotImplementedError(f"optimizer {self.name} does not learn from rollouts")
-
-    def modules(self) -> Mapping[str, Module]:
-        """Return modules it owns (value heads): trained and checkpointed, never weighted."""
-        return {}
 
 
 @dataclass(frozen=True)

@@ -357,9 +357,10 @@ class Step:
     def gram(self, probes: tuple[str, ...] = ()) -> Tensor:
         """Return inner products of the per-objective policy gradients.
 
-        Row and column k < K belong to objective k: the gradient of its expected advantage
-        (ascent). Each probe adds a row and column: ``"steer"`` is the summed gradient of all
-        objectives on a steer batch.
+        Row and column k < K belong to objective k: the gradient (ascent) of the mean over rows of
+        its advantage times the completion's summed log-probability; clip, aggregation and KL of
+        the loss are left out. Each probe adds a row and column: ``"steer"`` is the gradient
+        summed over objectives on a batch of the steer split.
 
         Returns:
             float64 ``[K + len(probes), K + len(probes)]``, symmetric, positive semi-definite.

@@ -64,28 +64,66 @@ def combine(
     return combined_BT * gain
 
 
+def fill_missing(scores_PGK: Tensor) -> Tensor:
+    """Replace each missing score by the objective's mean over the group, else over the batch.
+
+    It then moves a sum neither up nor down against its group. Counting it as 0 would tell a model
+    that an answer nobody could judge is a bad answer. 0 where the whole batch misses it.
+
+    Source: ours.
+    """
+    group_P1K = scores_PGK.nanmean(1, keepdim=True)
+    batch_K = scores_PGK.flatten(0, 1).nanmean(0)
+    filler = batch_K.where(group_P1K.isnan(), group_P1K).nan_to_num(0.0)
+    return filler.where(scores_PGK.isnan(), scores_PGK)
+
+
 def scalarise(scores_PGK: Tensor, values: Tensor) -> Tensor:
     """Return ``sum_k values_k * scores_k``: one reward per completion (`combine: rewards`).
 
-    A missing score is replaced by the mean of that objective over the group, else over the batch:
-    it then moves the reward neither up nor down against its group. Counting it as 0 would tell a
-    model that an answer nobody could judge is a bad answer.
-
     Args:
-        scores_PGK: raw scores, NaN where an objective does not apply.
+        scores_PGK: raw scores, NaN where an objective does not apply; see :func:`fill_missing`.
         values: weights, broadcastable to [P, G, K].
 
     Returns:
         [P, G]; NaN where no objective applies.
 
-    Source: ours. Linear scalarisation where nothing is missing.
+    Source: linear scalarisation where nothing is missing.
     """
-    group_P1K = scores_PGK.nanmean(1, keepdim=True)
-    batch_K = scores_PGK.flatten(0, 1).nanmean(0)
-    filler = batch_K.where(group_P1K.isnan(), group_P1K).nan_to_num(0.0)
-    filled_PGK = filler.where(scores_PGK.isnan(), scores_PGK)
     nothing_PG = scores_PGK.isnan().all(-1)
-    return (values * filled_PGK).sum(-1).masked_fill(nothing_PG, float("nan"))
+    return (values * fill_missing(scores_PGK)).sum(-1).masked_fill(nothing_PG, float("nan"))
+
+
+def scalarise_tokens(
+    scores_PGK: Tensor, values: Tensor, batch: Batch, scale_K: Tensor | None = None
+) -> Tensor | None:
+    """Return the rewards of :func:`scalarise` spread over tokens, or None if no objective does.
+
+    Per-token rewards stay where they are; what they do not add up to (objectives without any, a
+    shift of the scale, a missing score) stands on the last token, so that each row's sum over
+    tokens is its scalarised reward.
+
+    Args:
+        scores_PGK: as scaled, NaN where an objective does not apply.
+        values: weights, broadcastable to [P, G, K].
+        batch: gives ``token_rewards_BTK``, raw.
+        scale_K: what the raw rewards were divided by; None means 1.
+
+    Returns:
+        [B, T, 1].
+    """
+    if batch.token_rewards_BTK is None:
+        return None
+    scores_BK = fill_missing(scores_PGK).flatten(0, 1)
+    weights_BK = values.to(scores_BK).expand(scores_PGK.shape).flatten(0, 1)
+    tokens_BTK = batch.token_rewards_BTK.nan_to_num(0.0) * batch.mask_BT[..., None]
+    if scale_K is not None:
+        tokens_BTK = tokens_BTK / scale_K
+    tokens_BTK = tokens_BTK * (~scores_PGK.isnan()).flatten(0, 1)[:, None]
+    summed_BT = (tokens_BTK * weights_BK[:, None]).sum(-1)
+    rest_B = (weights_BK * scores_BK).sum(-1) - summed_BT.sum(-1)
+    last_B1 = (batch.lengths_B() - 1).clamp(min=0)[:, None]
+    return summed_BT.scatter_add(1, last_B1, rest_B[:, None])[..., None]
 
 
 def _counts(mask_BT: Tensor, combined_BT: Tensor, over: Literal["sequence", "token"]) -> Tensor:

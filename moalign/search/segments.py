@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from moalign import plugins
 from moalign.components import LoadedPolicy
-from moalign.errors import PluginError
+from moalign.errors import DataError, PluginError, StudyError, nearest
 from moalign.plugins import Catalogue
 from moalign.search.folders import RunFolder
 from moalign.search.measurements import Measured, Measurements
@@ -27,11 +27,12 @@ from moalign.training.evaluation import Evaluator
 from moalign.training.loop import Trial
 from moalign.training.policy import Policy, choose_device_and_dtype
 from moalign.training.scoring import Column
-from moalign.training.splits import split_prompts
-from moalign.types import BASE, SPLITS, Cost, SegmentTask, Start, StepEvent
+from moalign.training.splits import needed_splits, split_prompts
+from moalign.types import BASE, Cost, Prompt, SegmentTask, Start, StepEvent
 
 _STATE = "trial"
 _WEIGHTS = "policy"
+_REWARDS = "rewards"
 
 
 def run_segment(
@@ -78,6 +79,7 @@ def run_segment(
     measurements.write(beside / f"{task.split}.json")
     if task.trial != BASE:
         checkpoint.save_state(trial.policy.state(), beside / "policy", _WEIGHTS)
+        checkpoint.save_state(trial.reward_states(), beside / "policy", _REWARDS)
         if task.until < task.total:
             checkpoint.save_state(trial.state(), beside / "training", _STATE)
     checkpoint.publish(beside, final)
@@ -115,11 +117,15 @@ def _trial(task: SegmentTask, run: RunFolder, study: Study, cache: dict[str, Any
     if task.since > 0:
         folder = run.checkpoint(task.trial, task.since)
         policy.load_state(checkpoint.load_state(folder / "policy", _WEIGHTS))
+        trial.load_reward_states(checkpoint.load_state(folder / "policy", _REWARDS))
         if task.since < task.until:
             state = checkpoint.load_state(folder / "training", _STATE)
             trial.load_state(checkpoint.state_on(policy.device, state))
         else:
             trial.index = task.since
+            trial.cost = Measurements.read(
+                run.measurements(task.trial, task.since, "validation")
+            ).cost
     elif not task.start.scratch:
         policy.load_state(mixed_policy(run, task.start))
     if task.since < task.until:  # else it may lack what is needed to train on
@@ -179,7 +185,8 @@ def ensure_base(study: Study, run: RunFolder, progress: Callable[[float, str], N
     Raises:
         DataError: the data is missing, malformed or too small.
     """
-    split_prompts(study.task, SPLITS)
+    prompts = split_prompts(study.task, needed_splits(study))
+    _check_fields(study, prompts["train"])
     folder = base_folder(study, run.artifacts)
     if not folder.is_dir():
         beside = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -191,6 +198,24 @@ def ensure_base(study: Study, run: RunFolder, progress: Callable[[float, str], N
     return folder
 
 
+def _check_fields(study: Study, prompts: Sequence[Prompt]) -> None:
+    """Check that the prompts have the fields that rewards need.
+
+    Raises:
+        DataError: naming objective, field and prompt.
+    """
+    for objective, reward in study.new_rewards().items():
+        for need in sorted(reward.needs):
+            field = need.removeprefix("field:")
+            lacking = [p for p in prompts if field != need and field not in p.fields]
+            if lacking:
+                raise DataError(
+                    f"objective {objective}: reward {reward.name} needs the field {field!r}, which "
+                    f"prompt {lacking[0].id!r} of task {study.task.name} does not have; "
+                    f"{nearest(field, lacking[0].fields)}"
+                )
+
+
 def calibration(study: Study, run: RunFolder) -> tuple[Tensor, Tensor] | None:
     """Return mean and deviation of the base policy's scores on steer, [K] each.
 
@@ -200,6 +225,8 @@ def calibration(study: Study, run: RunFolder) -> tuple[Tensor, Tensor] | None:
         return None
     recipe = {
         "base": base_folder(study, run.artifacts).name,
+        "task": study.data["task"],
+        "prompts": [(p.id, p.text) for p in split_prompts(study.task, ("steer",))["steer"]],
         "objectives": study.data["objectives"],
         "evaluation": study.data["evaluation"],
         "rollout": study.data["rollout"],
@@ -215,6 +242,13 @@ def calibration(study: Study, run: RunFolder) -> tuple[Tensor, Tensor] | None:
         condition = study.conditions[0]
         _, scores_PSK, _ = evaluator.sampled_scores(policy, "steer", condition, Cost())
         mean_K, deviation_K = mean_and_deviation(scores_PSK.flatten(0, 1))
+        for name, mean, deviation in zip(_names(study), mean_K, deviation_K, strict=True):
+            if not (torch.isfinite(mean) and deviation > 0):
+                raise StudyError(
+                    f"training.scale: calibrated cannot standardise the objective {name}: all "
+                    "completions of the base policy on the steer split score alike; set "
+                    "training.scale: none, or leave the objective out"
+                )
         beside = folder.with_name(f".{folder.name}.{os.getpid()}")
         shutil.rmtree(beside, ignore_errors=True)
         checkpoint.save_state({"mean": mean_K, "deviation": deviation_K}, beside, "scores")

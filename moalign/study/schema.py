@@ -82,7 +82,7 @@ class EvaluationSection(Section):
     samples: Annotated[int, Field(ge=1)] = 2
     """Completions per prompt."""
     conditions: list[dict[str, float]] | Literal["default"] = "default"
-    """Weights to measure a weight-conditioned policy under; default: the report's preferences."""
+    """Weights to measure a weight-conditioned policy under; default: equal, and .6 on each."""
 
 
 class RangeSection(Section):

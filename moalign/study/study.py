@@ -159,8 +159,8 @@ class Study:
     def preference(self) -> dict[str, float]:
         """The weighting's preference, normalised; uniform if it has none or none is given."""
         names = [o.name for o in self.train_objectives]
-        _, options = split_reference("weighting", self.data["weighting"])
-        given = options.get("preference") or dict.fromkeys(names, 1.0)
+        option, options = preference_option(self), split_reference("", self.data["weighting"])[1]
+        given = (option and options.get(option)) or dict.fromkeys(names, 1.0)
         total = sum(given.values())
         return {name: given[name] / total for name in names}
 
@@ -187,6 +187,8 @@ class Study:
         if given != "default":
             return [complete_preference(p, names) for p in given]
         centre = dict.fromkeys(names, 1.0 / len(names))
+        if len(names) == 1:
+            return [centre]
         return [centre, *(space.corner(names, name, FAVOURED) for name in names)]
 
     def with_values(self, values: Mapping[str, Any]) -> Study:
@@ -245,6 +247,12 @@ def report_preferences(
     if len(names) == 1:
         return centre
     return centre + [space.corner(names, name, FAVOURED) for name in names]
+
+
+def preference_option(study: Study) -> str | None:
+    """Return the name of the weighting's option that is a preference, or None."""
+    options = options_of(type(study.new_weighting()))
+    return next((option.name for option in options if option.is_preference), None)
 
 
 def complete_preference(given: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
@@ -451,6 +459,14 @@ def _check_objectives(doc: Document, study: Study) -> None:
                 f"{doc.where(place)}: reward {reward.name} has no range, so this objective needs "
                 "`bounds: [lo, hi]`, the values that count as 0 and 1 on the front"
             )
+        if objective.at_least is not None and reward.range is not None:
+            low, high = reward.range
+            if not low <= objective.at_least <= high:
+                raise StudyError(
+                    f"{doc.where((*place, 'at_least'))}: reward {reward.name} gives values from "
+                    f"{low:g} to {high:g}, so a threshold of {objective.at_least:g} cannot decide "
+                    "anything"
+                )
         if objective.bounds is not None and not objective.bounds[0] < objective.bounds[1]:
             raise StudyError(
                 f"{doc.where((*place, 'bounds'))}: the lower bound must be below the upper one; "
@@ -464,10 +480,11 @@ def _check_objectives(doc: Document, study: Study) -> None:
 
 def _check_preference(doc: Document, study: Study) -> None:
     name, options = split_reference("weighting", study.data["weighting"])
-    given = options.get("preference")
-    if given is None:
+    option = preference_option(study)
+    given = option and options.get(option)
+    if not given:
         return
-    place = ("weighting", name, "preference")
+    place = ("weighting", name, str(option))
     names = [o.name for o in study.train_objectives]
     for key in given:
         if key not in names:
@@ -521,17 +538,29 @@ def _check_needs(doc: Document, study: Study) -> None:
                     f"{nearest(need, [*sorted(allowed), 'field:NAME'])}"
                 )
     weighting = study.new_weighting()
-    provided = {"gram", "steer", "prompt_features", "losses"}
+    provided = {"gram", "steer", "prompt_features"}
     for need in sorted(weighting.needs):
         if need not in provided:
             raise StudyError(
                 f"{doc.where(('weighting',))}: weighting {weighting.name} needs {need!r}, which "
                 f"nothing provides; {nearest(need, provided)}"
             )
-    if "losses" in weighting.needs and study.new_optimizer().learns_from == "rollouts":
+    optimizer = study.new_optimizer()
+    for need in sorted(optimizer.needs - {"ref_logprobs"}):
         raise StudyError(
-            f"{doc.where(('weighting',))}: weighting {weighting.name} reads losses per objective, "
-            "which only preference optimizers give"
+            f"{doc.where(('training', 'optimizer'))}: optimizer {optimizer.name} needs {need!r}, "
+            "which nothing provides; allowed: ref_logprobs"
+        )
+    if optimizer.learns_from != "rollouts":
+        raise StudyError(
+            f"{doc.where(('training', 'optimizer'))}: optimizer {optimizer.name} learns from "
+            f"{optimizer.learns_from}; this version trains from rollouts only"
+        )
+    if study.policy.condition == "weights" and "conditioned" not in weighting.declares:
+        raise StudyError(
+            f"{doc.where(('policy',))}: the policy reads weights in its prompt, but weighting "
+            f"{weighting.name} does not follow them (it does not declare 'conditioned'), so they "
+            "would mean nothing; use weighting: fixed, or condition: none"
         )
 
 

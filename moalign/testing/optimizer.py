@@ -249,8 +249,6 @@ def check_resumes(factory: Factory) -> None:
     optimizer, fresh, batch = factory(), factory(), _batch(factory)
     _advantages(optimizer, _scores(batch, seed=1), batch)
     hand_over(optimizer, fresh)
-    for name, module in optimizer.modules().items():
-        fresh.modules()[name].load_state_dict(module.state_dict())
     pairs = [_advantages(one, _scores(batch, seed=2), batch) for one in (optimizer, fresh)]
     logprobs_BT, rows, advantages_BT = _loss_arguments(factory(), batch)
     losses = [_loss(one, logprobs_BT, rows, advantages_BT)[:2] for one in (optimizer, fresh)]

@@ -56,11 +56,14 @@ def load_state(folder: Path, name: str) -> dict[str, Any]:
 
 def _flatten(value: Any, tensors: dict[str, Tensor], path: str) -> Any:
     if isinstance(value, Tensor):
-        tensors[path] = value.detach().to("cpu", copy=True).contiguous()
-        return {_TENSOR: path}
+        name = str(len(tensors))
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        return {_TENSOR: name}
     if isinstance(value, Mapping):
         if all(isinstance(k, str) for k in value):
             return {k: _flatten(v, tensors, f"{path}.{k}") for k, v in value.items()}
+        if not all(isinstance(k, str | int) for k in value):
+            raise TypeError(f"the state {path} has keys that are neither text nor whole numbers")
         return {_PAIRS: [[k, _flatten(v, tensors, f"{path}.{k}")] for k, v in value.items()]}
     if isinstance(value, list | tuple):
         return [_flatten(v, tensors, f"{path}.{i}") for i, v in enumerate(value)]

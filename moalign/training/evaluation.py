@@ -14,7 +14,7 @@ from moalign.study.study import Study
 from moalign.training import seeds
 from moalign.training.policy import Policy
 from moalign.training.rollout import sample
-from moalign.training.scoring import Column, score
+from moalign.training.scoring import Column, score, unchanged
 from moalign.training.splits import measured_prompts
 from moalign.types import Cost, Evaluation, Prompt, Split
 
@@ -90,10 +90,15 @@ class Evaluator:
             the P prompts, raw scores [P, samples, K] with NaN where an objective does not apply,
             and a few completions for people.
         """
+        with unchanged(self.columns):
+            return self._sampled_scores(policy, split, condition, cost)
+
+    def _sampled_scores(
+        self, policy: Policy, split: Split, condition: Mapping[str, float] | None, cost: Cost
+    ) -> tuple[list[Prompt], Tensor, tuple[Mapping[str, Any], ...]]:
         study, settings = self.study, self.study.section.evaluation
         prompts = measured_prompts(self.prompts[split], settings.prompts, study.seed)
         trained = [o.name for o in study.train_objectives]
-        states = [(c.reward, c.reward.state_dict()) for c in self.columns]
         scores: list[Tensor] = []
         samples: list[Mapping[str, Any]] = []
         per_chunk = max(1, CHUNK // settings.samples)
@@ -120,7 +125,10 @@ class Evaluator:
                 cost=cost,
             )
             cost.generated += int(batch.mask_BT.sum())
-            scores_BK = score(batch, self.columns).scores_BK.cpu()
+            # For rewards that draw from torch's own generator: every policy the same numbers.
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seeds.key(study.seed, split, start))
+                scores_BK = score(batch, self.columns).scores_BK.cpu()
             scores.append(scores_BK.view(len(part), settings.samples, -1))
             for p in range(min(len(part), SAMPLES_KEPT - len(samples))):
                 b = p * settings.samples
@@ -132,7 +140,4 @@ class Evaluator:
                         "scores": {c.name: None if math.isnan(v) else v for c, v in named},
                     }
                 )
-        for reward, state in states:
-            if state:
-                reward.load_state_dict(state)
         return prompts, torch.cat(scores), tuple(samples)

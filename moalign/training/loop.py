@@ -14,17 +14,16 @@ from torch import Tensor
 
 from moalign.components import Optimizer, Stateful, Weighting
 from moalign.errors import ContractError, NonFiniteError
-from moalign.maths.combine import combine, scalarise
+from moalign.maths.combine import combine, scalarise, scalarise_tokens
 from moalign.study.study import Study
 from moalign.training import seeds
 from moalign.training.evaluation import Evaluator
 from moalign.training.gradients import gram_of, per_objective_gradients
 from moalign.training.policy import Policy, micro_batches
 from moalign.training.rollout import sample
-from moalign.training.scoring import Column, Scores, score
-from moalign.training.splits import split_prompts, step_prompts
+from moalign.training.scoring import Column, Scores, score, unchanged
+from moalign.training.splits import needed_splits, split_prompts, step_prompts
 from moalign.types import (
-    SPLITS,
     Batch,
     Cost,
     Evaluation,
@@ -78,14 +77,11 @@ class Trial:
         self.rewards = study.new_rewards()
         sections = study.section.objectives
         self.columns = [Column(n, r, sections[n].output) for n, r in self.rewards.items()]
-        self.train_columns = [
-            Column(o.name, self.rewards[o.name], sections[o.name].output) for o in self.objectives
-        ]
-        self.prompts = split_prompts(study.task, SPLITS)
+        trained = [o.name for o in self.objectives]
+        self.trained = [k for k, c in enumerate(self.columns) if c.name in trained]
+        self.prompts = split_prompts(study.task, needed_splits(study))
         self.evaluator = Evaluator(study, self.prompts, self.columns)
         self.parameters = [p for _, p in policy.trainable()]
-        for module in self.optimizer.modules().values():
-            self.parameters += list(module.to(policy.device).parameters())
         self.torch_optimizer = torch.optim.AdamW(
             self.parameters,
             lr=self.training.learning_rate,
@@ -99,24 +95,43 @@ class Trial:
         """Take one training step and return what there is to record about it.
 
         Raises:
-            NonFiniteError: a reward, loss or gradient is not finite; the policy is unchanged.
+            NonFiniteError: a reward, weight, loss or gradient is not finite; the update that it
+                would have made is not made.
             ContractError: a component returned what its contract does not allow.
         """
         # For components that draw from torch's own generator; ours are keyed.
         torch.manual_seed(seeds.key(self.study.seed, self.trial, self.index))
         rate = self.learning_rate()
         batch = self.rollout("train", self.index)
-        scores = score(batch, self.train_columns)
+        everything = score(batch, self.columns)
+        scores = everything.select(self.trained)
         batch.token_rewards_BTK = scores.token_rewards_BTK
         scores_PGK = _grouped(scores.scores_BK, batch)
-        advantages_BTK = self.optimizer.advantages(scores_PGK, batch)
+        advantages_BTK = self._advantages(scores_PGK, batch)
         step = self._step(batch, scores_PGK, advantages_BTK, rate)
         returned = self.weighting.weigh(step)
-        metrics = self._describe(step, returned)
-        advantages_BT = self._combined(step, returned, scores)
-        metrics |= self._update(batch, advantages_BT, rate)
+        check_returned(self.weighting, returned, step)
+        metrics = self._describe(step, returned, everything)
+        metrics |= self._update(step, returned, rate)
         self.index += 1
         return metrics
+
+    def _advantages(self, scores_PGK: Tensor, batch: Batch) -> Tensor:
+        """Ask the optimizer for advantages per objective and check their shape."""
+        advantages = self.optimizer.advantages(scores_PGK, batch)
+        rows, tokens, objectives = *batch.mask_BT.shape, scores_PGK.shape[-1]
+        if tuple(advantages.shape) not in {(rows, 1, objectives), (rows, tokens, objectives)}:
+            raise ContractError(
+                f"optimizer {self.optimizer.name} returned advantages of shape "
+                f"{list(advantages.shape)}; they must be [B, 1, K] or [B, T, K] = "
+                f"{[rows, tokens, objectives]}"
+            )
+        if not torch.isfinite(advantages).all():
+            raise NonFiniteError(
+                f"optimizer {self.optimizer.name} returned advantages that are not finite at step "
+                f"{self.index + 1}"
+            )
+        return advantages
 
     def learning_rate(self) -> float:
         """Return this step's learning rate: warm-up, then the schedule over the full length."""
@@ -174,49 +189,67 @@ class Trial:
             gram=(lambda probes: self._gram(batch, advantages_BTK, probes))
             if "gram" in needs
             else None,
-            prompt_features=(lambda: self.policy.prompt_features(batch.prompt_ids_P))
+            prompt_features=(lambda: self._prompt_features(batch))
             if "prompt_features" in needs
             else None,
             evaluate=self._evaluate_during_training if "steer" in needs else None,
         )
 
-    def _combined(self, step: Step, returned: Weights | ResponseScores, scores: Scores) -> Tensor:
+    def _combined(self, step: Step, returned: Weights | ResponseScores) -> Tensor:
         """Return the advantage that the loss uses, [B, T] or [B, 1], on the policy's device."""
         batch, device = step.batch, self.policy.device
         whiten = self.training.batch_norm
         if isinstance(returned, ResponseScores):
-            alone = self.optimizer.advantages(returned.values_PG[..., None].to(device), batch)
-            ones = torch.ones(1, device=device)
-            return combine(alone, ones, batch=batch, batch_norm=whiten)
+            values_PG1 = returned.values_PG[..., None].to(device)
+            return self._from_one_score(values_PG1, None, batch, 1.0)
         values = returned.values.to(device)
         gain = returned.gain
-        gain = gain.to(device) if isinstance(gain, Tensor) else gain
+        gain = gain.to(device) if isinstance(gain, Tensor) and gain.ndim else float(gain)
         if self.training.combine == "advantages":
             advantages = step.advantages_BTK.to(device)
             return combine(advantages, values, batch=batch, gain=gain, batch_norm=whiten)
-        summed_PG = scalarise(self._scaled(step.scores_PGK.to(device)), values)
-        batch.token_rewards_BTK = _weighted_token_rewards(scores, values, batch)
-        advantages_BT1 = self.optimizer.advantages(summed_PG[..., None], batch)
-        batch.token_rewards_BTK = scores.token_rewards_BTK
-        ones = torch.ones(1, device=device)
-        return combine(advantages_BT1, ones, batch=batch, gain=gain, batch_norm=whiten)
+        scores_PGK, scale_K = self._scaled(step.scores_PGK.to(device))
+        summed_PG1 = scalarise(scores_PGK, values)[..., None]
+        tokens_BT1 = scalarise_tokens(scores_PGK, values, batch, scale_K)
+        return self._from_one_score(summed_PG1, tokens_BT1, batch, gain)
 
-    def _scaled(self, scores_PGK: Tensor) -> Tensor:
+    def _from_one_score(
+        self, scores_PG1: Tensor, tokens_BT1: Tensor | None, batch: Batch, gain: float | Tensor
+    ) -> Tensor:
+        """Return the advantage of a single score per completion (and its spread over tokens)."""
+        raw_BTK = batch.token_rewards_BTK
+        batch.token_rewards_BTK = tokens_BT1
+        alone_BT1 = self._advantages(scores_PG1, batch)
+        batch.token_rewards_BTK = raw_BTK
+        ones = torch.ones(1, device=self.policy.device)
+        whiten = self.training.batch_norm
+        return combine(alone_BT1, ones, batch=batch, gain=gain, batch_norm=whiten)
+
+    def _scaled(self, scores_PGK: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return calibrated scores and what they were divided by."""
         if self.calibration is None:
-            return scores_PGK
+            return scores_PGK, None
         mean_K, deviation_K = (value.to(scores_PGK) for value in self.calibration)
-        return (scores_PGK - mean_K) / deviation_K.clamp_min(1e-6)
+        return (scores_PGK - mean_K) / deviation_K, deviation_K
 
-    def _update(self, batch: Batch, advantages_BT: Tensor, rate: float) -> dict[str, float]:
+    def _update(
+        self, step: Step, returned: Weights | ResponseScores, rate: float
+    ) -> dict[str, float]:
         """Take the gradient steps of one rollout and return their mean metrics."""
+        batch = step.batch
         for group in self.torch_optimizer.param_groups:
             group["lr"] = rate
         on_policy = self.optimizer.epochs == 1 and self.training.minibatches == 1
         old_BT = None if on_policy and not batch.has("logprobs") else batch.logprobs_BT
+        advantages_BT = self._combined(step, returned)
         totals: dict[str, float] = {}
         updates = 0
         for epoch in range(self.optimizer.epochs):
             for rows in self._mini_batches(batch, epoch):
+                changed = self.weighting.update_minibatch(step)
+                if changed is not None:
+                    check_returned(self.weighting, changed, step)
+                    advantages_BT = self._combined(step, changed)
                 metrics = self._mini_batch(batch, rows, advantages_BT, old_BT)
                 for name, value in metrics.items():
                     totals[name] = totals.get(name, 0.0) + value
@@ -279,12 +312,12 @@ class Trial:
         parts = micro_batches(lengths_B[rows].tolist(), self.training.micro_tokens)
         return [rows[torch.tensor(part)] for part in parts]
 
-    def _logprobs(self, batch: Batch, rows: Tensor, longest: int) -> Tensor:
-        """Forward some rows with gradient; [rows, longest]."""
+    def _logprobs(self, batch: Batch, rows: Tensor, longest: int, backwards: int = 1) -> Tensor:
+        """Forward some rows with gradient, to be passed back so many times; [rows, longest]."""
         prompt_ids = [batch.prompt_ids_P[int(b) // batch.group] for b in rows]
         mask = batch.mask_BT[rows, :longest]
         tokens = int(mask.sum()) + sum(map(len, prompt_ids))
-        self.cost.add(Cost(forwarded=tokens, backwarded=tokens))
+        self.cost.add(Cost(forwarded=tokens, backwarded=backwards * tokens))
         return self.policy.logprobs(
             prompt_ids,
             batch.ids_BT[rows, :longest],
@@ -303,33 +336,38 @@ class Trial:
                     "'steer' only"
                 )
             steer = self.rollout("steer", self.index)
-            scores = score(steer, self.train_columns)
+            with unchanged(self.columns):
+                scores = score(steer, self.columns).select(self.trained)
             steer.token_rewards_BTK = scores.token_rewards_BTK
-            scores_PGK = _grouped(scores.scores_BK, steer)
-            steer_BTK = self.optimizer.advantages(scores_PGK, steer)
-            gradients.append(self._gradients(steer, steer_BTK).sum(0, keepdim=True))
+            steer_BTK = self._advantages(_grouped(scores.scores_BK, steer), steer)
+            gradients.append(self._gradients(steer, steer_BTK.sum(-1, keepdim=True)))
         return gram_of(torch.cat(gradients))
 
     def _gradients(self, batch: Batch, advantages_BTK: Tensor) -> Tensor:
         """Return the gradient of each objective's surrogate (ascent), [K, N].
 
         On-policy and unclipped: the surrogate is the mean over rows of advantage times summed
-        log-probability, as in REINFORCE; terms that are no objective (KL, entropy) are left out.
+        log-probability, as in REINFORCE, whatever the loss averages over; terms that are no
+        objective (KL, entropy) are left out.
         """
         parameters = [p for _, p in self.policy.trainable()]
+        objectives = advantages_BTK.shape[-1]
 
         def one_pass(part: Tensor) -> Callable[[], Tensor]:
             def terms() -> Tensor:
                 longest = int(batch.mask_BT[part].sum(-1).max())
-                logprobs_BT = self._logprobs(batch, part, longest)
+                logprobs_BT = self._logprobs(batch, part, longest, backwards=objectives)
                 weighted = advantages_BTK[part, :longest] * logprobs_BT[..., None]
                 return weighted.sum((0, 1)) / batch.rows
 
             return terms
 
         parts = self._micro_batches(batch, torch.arange(batch.rows))
-        objectives = advantages_BTK.shape[-1]
         return per_objective_gradients(parameters, [one_pass(p) for p in parts], objectives)
+
+    def _prompt_features(self, batch: Batch) -> Tensor:
+        self.cost.forwarded += sum(map(len, batch.prompt_ids_P))
+        return self.policy.prompt_features(batch.prompt_ids_P)
 
     def _evaluate_during_training(self, split: Split) -> Evaluation:
         return self.evaluator.evaluate(self.policy, split, self._own_condition(), self.cost)
@@ -346,23 +384,25 @@ class Trial:
             for condition in self.study.conditions
         ]
 
-    def _describe(self, step: Step, returned: Weights | ResponseScores) -> dict[str, float]:
-        """Check what the weighting returned and describe the step in numbers."""
+    def _describe(
+        self, step: Step, returned: Weights | ResponseScores, everything: Scores
+    ) -> dict[str, float]:
+        """Describe the step in numbers; objectives that are not trained on included."""
         names, batch = step.names, step.batch
         metrics: dict[str, float] = {
             "learning_rate": step.learning_rate,
             "length": float(batch.lengths_B().float().mean()),
             "finished": float(batch.finished_B.float().mean()),
         }
-        means_K = step.mean_scores_K()
-        flat_K = _grouped((step.advantages_BTK == 0).all(1), batch)
+        means = everything.scores_BK.nanmean(0).tolist()
+        for column, mean in zip(self.columns, means, strict=True):
+            if not math.isnan(mean):
+                metrics[f"objective/{column.name}"] = mean
+        flat_K = _grouped((step.advantages_BTK == 0).all(1), batch).all(1).float().mean(0)
         for k, name in enumerate(names):
-            if not math.isnan(float(means_K[k])):
-                metrics[f"objective/{name}"] = float(means_K[k])
-            metrics[f"flat_groups/{name}"] = float(flat_K[..., k].all(1).float().mean())
+            metrics[f"flat_groups/{name}"] = float(flat_K[k])
         metrics |= {f"weighting/{name}": float(v) for name, v in returned.metrics.items()}
         if isinstance(returned, Weights):
-            check_weights(self.weighting, returned, step)
             shape = step.scores_PGK.shape
             values_PGK = returned.values.expand(shape)
             advantages = _grouped(step.advantages_BTK.abs().mean(1), batch)
@@ -375,6 +415,16 @@ class Trial:
             metrics["gain"] = float(gain.mean()) if isinstance(gain, Tensor) else float(gain)
         return metrics
 
+    def reward_states(self) -> dict[str, Any]:
+        """Return the states of the rewards that keep one; measuring depends on them."""
+        states = {name: reward.state_dict() for name, reward in self.rewards.items()}
+        return {name: state for name, state in states.items() if state}
+
+    def load_reward_states(self, states: Mapping[str, Any]) -> None:
+        """Take over states that :meth:`reward_states` returned."""
+        for name, state in states.items():
+            self.rewards[name].load_state_dict(state)
+
     def state(self) -> dict[str, Any]:
         """Return all that is needed to go on, beside the policy's weights."""
         return {
@@ -383,7 +433,6 @@ class Trial:
             "cost": self.cost.to_json(),
             "torch_optimizer": self.torch_optimizer.state_dict(),
             "components": {name: part.state_dict() for name, part in self._stateful().items()},
-            "modules": {n: dict(m.state_dict()) for n, m in self.optimizer.modules().items()},
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -393,8 +442,6 @@ class Trial:
         self.torch_optimizer.load_state_dict(state["torch_optimizer"])
         for name, part in self._stateful().items():
             part.load_state_dict(state["components"][name])
-        for name, module in self.optimizer.modules().items():
-            module.load_state_dict(state["modules"][name])
 
     def _stateful(self) -> dict[str, Stateful]:
         rewards = {f"reward/{name}": reward for name, reward in self.rewards.items()}
@@ -406,21 +453,37 @@ def _grouped(values_BK: Tensor, batch: Batch) -> Tensor:
     return values_BK.view(len(batch.prompts_P), batch.group, -1)
 
 
-def check_weights(weighting: Weighting, weights: Weights, step: Step) -> None:
-    """Check a weighting's values against its contract.
+def check_returned(weighting: Weighting, returned: Weights | ResponseScores, step: Step) -> None:
+    """Check what a weighting returned against its contract.
 
     Raises:
-        ContractError: wrong shape, not finite, or off the simplex without declaring it.
+        ContractError: wrong type or shape, or off the simplex without declaring it.
+        NonFiniteError: an infinity or NaN where there must be none.
     """
     who = f"weighting {weighting.name}"
-    values, shape = weights.values, tuple(step.scores_PGK.shape)
-    try:
-        values.expand(shape)
-    except RuntimeError:
+    prompts, group, objectives = step.scores_PGK.shape
+    if isinstance(returned, ResponseScores):
+        if tuple(returned.values_PG.shape) != (prompts, group):
+            raise ContractError(
+                f"{who} returned response scores of shape {list(returned.values_PG.shape)}; they "
+                f"must be [P, G] = {[prompts, group]}"
+            )
+        if torch.isinf(returned.values_PG).any():
+            raise NonFiniteError(f"{who} returned a response score that is infinite")
+        return
+    if not isinstance(returned, Weights):
         raise ContractError(
-            f"{who} returned weights of shape {list(values.shape)}; they must be broadcastable to "
-            f"[P, G, K] = {list(shape)}, one per objective: {', '.join(step.names)}"
-        ) from None
+            f"{who} returned {type(returned).__name__}; it must return moalign.Weights or "
+            "moalign.ResponseScores"
+        )
+    values, shape = returned.values, tuple(returned.values.shape)
+    allowed = {(objectives,), (1, 1, objectives), (prompts, 1, objectives)}
+    if shape not in allowed | {(1, group, objectives), (prompts, group, objectives)}:
+        raise ContractError(
+            f"{who} returned weights of shape {list(shape)}; they must be [K], [P, 1, K] or "
+            f"[P, G, K] = {[prompts, group, objectives]}, one per objective: "
+            f"{', '.join(step.names)}"
+        )
     if not torch.isfinite(values).all():
         raise NonFiniteError(f"{who} returned weights that are not finite: {values.tolist()}")
     if "signed" not in weighting.declares and (values < 0).any():
@@ -433,25 +496,9 @@ def check_weights(weighting: Weighting, weights: Weights, step: Step) -> None:
             f"{who} returned weights that sum to {float(sums.flatten()[0]):.6g}, not 1, without "
             "declaring 'unnormalised'"
         )
-
-
-def _weighted_token_rewards(scores: Scores, values: Tensor, batch: Batch) -> Tensor | None:
-    """Return the weighted sum of per-token rewards as one column, or None if there are none."""
-    if scores.token_rewards_BTK is None:
-        return None
-    dense = _dense(scores, batch)
-    shape = (len(batch.prompts_P), batch.group, dense.shape[-1])
-    weights_BK = values.expand(shape).flatten(0, 1)
-    return (dense * weights_BK[:, None]).sum(-1, keepdim=True)
-
-
-def _dense(scores: Scores, batch: Batch) -> Tensor:
-    """Return per-token rewards of every objective: those without any get theirs at the end."""
-    assert scores.token_rewards_BTK is not None
-    per_token = scores.token_rewards_BTK.clone()
-    last_B = (batch.lengths_B() - 1).clamp_min(0)
-    at_end = torch.zeros_like(per_token)
-    index = last_B[:, None, None].expand(-1, 1, per_token.shape[-1])
-    at_end.scatter_(1, index, scores.scores_BK.nan_to_num(0.0)[:, None])
-    missing_K = per_token.isnan().flatten(0, 1).all(0)
-    return torch.where(missing_K, at_end, per_token.nan_to_num(0.0))
+    gain = torch.as_tensor(returned.gain)
+    if tuple(gain.shape) not in {(), (prompts, 1)} or not torch.isfinite(gain).all():
+        raise ContractError(
+            f"{who} returned the gain {returned.gain}; it must be a finite number or a [P, 1] = "
+            f"{[prompts, 1]} tensor"
+        )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +40,27 @@ class Scores:
     scores_BK: Tensor
     token_rewards_BTK: Tensor | None
 
+    def select(self, indices: Sequence[int]) -> Scores:
+        """Return some of the columns, in the given order."""
+        chosen = list(indices)
+        tokens = self.token_rewards_BTK
+        if tokens is not None:
+            tokens = tokens[..., chosen]
+            tokens = None if tokens.isnan().all() else tokens
+        return Scores(self.scores_BK[:, chosen], tokens)
+
+
+@contextmanager
+def unchanged(columns: Sequence[Column]) -> Iterator[None]:
+    """Leave the rewards' states as they were: measuring must not change what is trained on."""
+    rewards = {id(column.reward): column.reward for column in columns}
+    states = [(reward, copy.deepcopy(reward.state_dict())) for reward in rewards.values()]
+    try:
+        yield
+    finally:
+        for reward, state in states:
+            reward.load_state_dict(state)
+
 
 def score(batch: Batch, columns: Sequence[Column]) -> Scores:
     """Score a batch: a reward that serves several columns is called once.
@@ -57,7 +80,7 @@ def score(batch: Batch, columns: Sequence[Column]) -> Scores:
         values = _tensor(column, returned[id(column.reward)], batch)
         per_token = values.ndim == 2
         if per_token:
-            applies_B = ~values.isnan().all(-1)
+            applies_B = ~(values.isnan() | (batch.mask_BT == 0)).all(-1)
             values = values.nan_to_num(0.0) * batch.mask_BT
             nothing = torch.full_like(values[:, 0], torch.nan)
             sequence.append(torch.where(applies_B, values.sum(-1), nothing))

@@ -10,6 +10,7 @@ import torch
 
 from moalign.components import Task
 from moalign.errors import DataError
+from moalign.study.study import Study
 from moalign.training import seeds
 from moalign.types import SPLITS, Prompt, Split
 
@@ -25,6 +26,12 @@ FEWEST: Final = 20
 """Fewest prompts in a split that is needed."""
 
 _SALT: Final = "moalign split 1"
+
+
+def needed_splits(study: Study) -> tuple[Split, ...]:
+    """Return the splits that a study reads; steer only if something measures on it."""
+    steer = "steer" in study.new_weighting().needs or study.section.training.scale != "none"
+    return ("train", "steer", "validation", "test") if steer else ("train", "validation", "test")
 
 
 def split_prompts(task: Task, needed: Sequence[Split]) -> dict[Split, list[Prompt]]:
@@ -87,16 +94,23 @@ def measured_prompts(prompts: Sequence[Prompt], most: int, seed: int) -> list[Pr
 
 
 def step_prompts(prompts: Sequence[Prompt], count: int, index: int, *key: object) -> list[Prompt]:
-    """Return the prompts of training step ``index``: epochs of shuffled prompts, end to end.
+    """Return the prompts of training step ``index``, evenly over units, as they are measured.
 
+    Units come in shuffled epochs, end to end; a unit gives its prompts in turn, one per epoch.
     Depends on the step's number only, so there is no position to save.
     """
+    by_unit: dict[str, list[Prompt]] = {}
+    for prompt in prompts:
+        by_unit.setdefault(prompt.unit, []).append(prompt)
+    queues = list(by_unit.values())
     chosen = []
     orders: dict[int, list[int]] = {}
     for position in range(index * count, (index + 1) * count):
-        epoch, place = divmod(position, len(prompts))
+        epoch, place = divmod(position, len(queues))
         if epoch not in orders:
             generator = seeds.generator(*key, "order", epoch)
-            orders[epoch] = torch.randperm(len(prompts), generator=generator).tolist()
-        chosen.append(prompts[orders[epoch][place]])
+            orders[epoch] = torch.randperm(len(queues), generator=generator).tolist()
+        queue = queues[orders[epoch][place]]
+        first = seeds.key(*key, "turn", queue[0].unit)
+        chosen.append(queue[(first + epoch) % len(queue)])
     return chosen

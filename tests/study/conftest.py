@@ -83,6 +83,24 @@ class Pairwise(Optimizer):
     min_group = 2
     def __init__(self, clip: float = 0.2): self.clip = clip
 
+class Pairs(Optimizer):
+    """An optimizer that learns from pairs."""
+    name = "pairs"
+    learns_from = "pairs"
+
+class Valued(Optimizer):
+    """An optimizer that needs values."""
+    name = "valued"
+    needs = frozenset({"values"})
+
+class Conditioned(PolicySource):
+    """A policy that reads the weights."""
+    name = "conditioned"
+    condition = "weights"
+    def recipe(self, task, seed, objectives): return {}
+    def build(self, task, seed, objectives, folder, progress): ...
+    def load(self, folder, objectives): ...
+
 class Blank(PolicySource):
     """A policy source."""
     name = "blank"
@@ -123,9 +141,9 @@ def moalign_rewards(): return [One, Free, Heads, Clipped, Needy]
 @hookimpl
 def moalign_weightings(): return [Flat, Bare]
 @hookimpl
-def moalign_optimizers(): return [Pairwise]
+def moalign_optimizers(): return [Pairwise, Pairs, Valued]
 @hookimpl
-def moalign_policies(): return [Blank]
+def moalign_policies(): return [Blank, Conditioned]
 @hookimpl
 def moalign_rollouts(): return [Still]
 @hookimpl

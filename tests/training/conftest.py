@@ -95,6 +95,7 @@ class Odd(Reward):
 class Drift(Weighting):
     """Weights that move with what is seen: remembers."""
     name = "drift"
+    declares = frozenset({"conditioned"})
     def __init__(self, preference: Preference | None = None): self.seen = None
     def weigh(self, step):
         import torch
@@ -139,8 +140,42 @@ class Wrong(Weighting):
             "unnormalised": [1.0] * k,
             "long": [1.0 / (k + 1)] * (k + 1),
             "nan": [float("nan")] * k,
-        }[self.returns]
-        return Weights(torch.tensor(values))
+            "one": [1.0],
+        }.get(self.returns, [1.0 / k] * k)
+        if self.returns == "nothing": return None
+        if self.returns == "flat-response": return ResponseScores(step.scores_PGK[..., 0].flatten())
+        gain = {"gain-P": torch.ones(len(step.batch.prompts_P)), "gain-nan": float("nan")}
+        return Weights(torch.tensor(values), gain=gain.get(self.returns, 1.0))
+
+
+class EachMiniBatch(Weighting):
+    """Moves its weights before every mini-batch."""
+    name = "each-mini-batch"
+    def __init__(self): self.calls = 0
+    def weigh(self, step): return Weights(step.preference_K)
+    def update_minibatch(self, step):
+        import torch
+        self.calls += 1
+        first = 0.5 ** self.calls
+        return Weights(torch.tensor([first, 1 - first]))
+
+
+class Noisy(Reward):
+    """Draws from torch's own generator."""
+    name = "noisy"
+    range = (0.0, 1.0)
+    def score(self, batch):
+        import torch
+        return torch.rand(batch.rows)
+
+
+class Padded(Reward):
+    """Per token; does not apply to rows of odd length, which it marks on their tokens only."""
+    name = "padded"
+    range = (0.0, 8.0)
+    def score(self, batch):
+        odd = (batch.lengths_B() % 2 == 1)[:, None] & (batch.mask_BT > 0)
+        return (batch.ids_BT == 4).float().masked_fill(odd, float("nan"))
 
 
 class Plain(Optimizer):
@@ -206,9 +241,9 @@ class Tiny(PolicySource):
 @hookimpl
 def moalign_tasks(): return [Letters]
 @hookimpl
-def moalign_rewards(): return [Share, Slow, PerToken, Running, Odd]
+def moalign_rewards(): return [Share, Slow, PerToken, Running, Odd, Noisy, Padded]
 @hookimpl
-def moalign_weightings(): return [Drift, Product, Probing, Wrong]
+def moalign_weightings(): return [Drift, Product, Probing, Wrong, EachMiniBatch]
 @hookimpl
 def moalign_optimizers(): return [Plain, TwoPasses, Explodes]
 @hookimpl

@@ -173,6 +173,11 @@ def test_a_reward_that_applies_to_nothing_trains_nothing(new_study: NewStudy, ru
         ("unnormalised", ContractError, "weights that sum to 2, not 1, without declaring"),
         ("long", ContractError, "one per objective: a, b"),
         ("nan", NonFiniteError, "weights that are not finite"),
+        ("one", ContractError, r"weights of shape \[1\]; they must be \[K\]"),
+        ("nothing", ContractError, "returned NoneType; it must return moalign.Weights"),
+        ("flat-response", ContractError, r"response scores of shape \[16\]; they must be \[P, G\]"),
+        ("gain-P", ContractError, r"a finite number or a \[P, 1\] = \[4, 1\] tensor"),
+        ("gain-nan", ContractError, "returned the gain nan"),
     ],
 )
 def test_bad_weights(
@@ -206,10 +211,86 @@ def test_per_token_rewards_add_up(new_study: NewStudy, runs: Path) -> None:
     batch = trial.rollout("train", 0)
     from moalign.training.scoring import score
 
-    scores = score(batch, trial.train_columns)
+    scores = score(batch, trial.columns)
     assert scores.token_rewards_BTK is not None
     assert scores.token_rewards_BTK[..., 0].isnan().all()
     summed = scores.token_rewards_BTK[..., 1].sum(-1)
     assert torch.equal(summed, scores.scores_BK[:, 1])
     counted = torch.tensor([float(t.count("a")) for t in batch.texts_B])
     assert torch.equal(summed, counted)
+
+
+def test_backwards_of_the_gram_are_charged(new_study: NewStudy, runs: Path) -> None:
+    plain = new_trial(new_study(), runs)
+    probing = new_trial(new_study("weighting=probing", "search.space={}"), runs)
+    plain.train_step()
+    probing.train_step()
+    tokens = plain.cost.backwarded
+    # Two objectives, two backwards; the steer probe is one backward over its own batch.
+    assert probing.cost.backwarded > 3.5 * tokens
+
+
+def test_weights_may_move_with_every_mini_batch(new_study: NewStudy, runs: Path) -> None:
+    given = ("weighting=each-mini-batch", "search.space={}", "training.minibatches=2")
+    trial = new_trial(new_study(*given), runs)
+    trial.train_step()
+    assert trial.weighting.calls == 2  # type: ignore[attr-defined]
+    still = new_trial(new_study("weighting=fixed", "training.minibatches=2"), runs)
+    still.train_step()
+    assert any(
+        not torch.equal(tensor, weights_of(still)[name])
+        for name, tensor in weights_of(trial).items()
+    )
+
+
+def test_monitored_objectives_are_recorded(new_study: NewStudy, runs: Path) -> None:
+    trial = new_trial(new_study("objectives.b.monitor=true", "search.space={}"), runs)
+    metrics = trial.train_step()
+    assert {"objective/a", "objective/b"} <= set(metrics)
+    assert "weight/b" not in metrics
+
+
+def test_measuring_pairs_rewards_that_draw(new_study: NewStudy, runs: Path) -> None:
+    trial = new_trial(new_study("objectives.b.reward=noisy"), runs)
+    first = trial.measure("validation")[0][1].values_UK
+    torch.rand(3)
+    assert trial.measure("validation")[0][1].values_UK == first
+
+
+def test_measuring_leaves_rewards_alone(new_study: NewStudy, runs: Path) -> None:
+    given = ("objectives.b.reward=running", "objectives.b.bounds=[-8,8]")
+    trial = new_trial(new_study(*given), runs)
+    trial.train_step()
+    before = trial.rewards["b"].state_dict()
+    trial.measure("validation")
+    assert trial.rewards["b"].state_dict() == before
+
+
+def test_per_token_rewards_may_be_missing_on_tokens_only(new_study: NewStudy, runs: Path) -> None:
+    trial = new_trial(new_study("objectives.b.reward=padded"), runs)
+    batch = trial.rollout("train", 0)
+    from moalign.training.scoring import score
+
+    missing = score(batch, trial.columns).scores_BK[:, 1].isnan()
+    assert torch.equal(missing, batch.lengths_B() % 2 == 1)
+    assert missing.any()
+    assert not missing.all()
+
+
+def test_token_rewards_are_spread_without_changing_sums(new_study: NewStudy, runs: Path) -> None:
+    from moalign.maths.combine import scalarise, scalarise_tokens
+
+    trial = new_trial(new_study("objectives.b.reward=padded"), runs)
+    batch = trial.rollout("train", 0)
+    from moalign.training.scoring import score
+
+    scores = score(batch, trial.columns)
+    batch.token_rewards_BTK = scores.token_rewards_BTK
+    scale_K = torch.tensor([0.5, 2.0])
+    scores_PGK = (scores.scores_BK.view(4, 4, 2) - 0.3) / scale_K
+    weights = torch.tensor([0.25, 0.75])
+    tokens_BT1 = scalarise_tokens(scores_PGK, weights, batch, scale_K)
+    assert tokens_BT1 is not None
+    summed = scalarise(scores_PGK, weights).flatten()
+    assert torch.allclose(tokens_BT1[..., 0].sum(-1), summed, atol=1e-5)
+    assert (tokens_BT1[..., 0] * (1 - batch.mask_BT) == 0).all()

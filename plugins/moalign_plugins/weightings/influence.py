@@ -34,6 +34,11 @@ class Influence(Weighting):
     that is the initial one, and the weights come to rest as the policy does; during a warm-up it is
     the current one.
 
+    Gradients are those of ``step.gram()``: means over rows of advantage times summed
+    log-probability. Below ``max_norm`` their scale counts; above it only their angles do, and with
+    two objectives both above it I_1 = I_2 = 1 + cos, so that the weights rest: use null, or a
+    ``max_norm`` above their norms, to tell two objectives apart.
+
     There is no force back to the preference: with constant I the weights end on the objective with
     the largest influence, or at ``floor``. Large and mutually aligned gradients win.
 

@@ -40,10 +40,10 @@ class GaussianProcess(Strategy):
     ``startup`` results, and weights on a simplex of up to four are the gaps between sorted
     uniforms, each result entered once for every order of these. Breaking a stick instead maps a
     whole edge of the cube to one corner of the simplex, where the model then proposes the same
-    weights again and again (a smooth test problem with noise, three objectives, 16 trials:
-    hypervolume .401 with a stick, .405 at random, .412 with gaps; standard errors .003). It sees
-    full-length trials from scratch only, and estimates the noise instead of reading their standard
-    errors.
+    weights again and again (a smooth test problem with noise, three objectives, hypervolume after
+    16 trials: .401 with a stick, .405 at random, .412 with gaps, standard errors .003; after 28:
+    .419 at random, .438 with gaps). It sees full-length trials from scratch only, and estimates the
+    noise instead of reading their standard errors.
 
     The best front per trial on small budgets, with up to three objectives; a proposal takes about
     a second.
@@ -96,8 +96,8 @@ class ParzenEstimator(Strategy):
     Trials that run now count as bad ones, so that proposals spread; those that miss a threshold
     (``at_least``) count as worse than all others. It sees full-length trials from scratch only.
 
-    Takes milliseconds, any number of objectives, and mixed spaces. With few trials it is no better
-    than random search; give it a hundred.
+    Takes milliseconds, any number of objectives, and mixed spaces. On the test problem of ``gp`` it
+    was no better than random search with 16 and with 32 trials: it is for larger budgets.
 
     Example:
         ``search: {strategy: tpe, trials: 100}``

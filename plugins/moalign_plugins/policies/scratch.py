@@ -60,14 +60,16 @@ class Scratch(PolicySource):
     examples at ``learning_rate``.
 
     **Cost.** With the defaults 340 thousand parameters; about 6 times their number in operations
-    per token. For ``arithmetic`` 700 steps take 65 to 90 s on two cores.
+    per token. On ``arithmetic`` the defaults take about 110 s of processor time, 60 s on two
+    free cores; accuracy .74, .73 and .77 for seeds 0, 1 and 2 (500 steps: .69 and .71 for the
+    first two; conditioned: .71 for the first).
 
     Source: ours. Muon: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; scaling as
     in Liu et al. 2025, arXiv:2502.16982, equation 4. Llama: Touvron et al. 2023, arXiv:2302.13971.
 
     Example::
 
-        policy: {scratch: {steps: 600, batch: 64, condition: weights}}
+        policy: {scratch: {batch: 64, condition: weights}}
     """
 
     name: ClassVar[str] = "scratch"
@@ -78,7 +80,7 @@ class Scratch(PolicySource):
         hidden: Annotated[int, Ge(HEAD), Le(2048), MultipleOf(HEAD)] = 96,
         layers: Annotated[int, Ge(1), Le(48)] = 3,
         tied_embeddings: bool = True,
-        steps: Annotated[int, Ge(1), Le(1_000_000)] = 700,
+        steps: Annotated[int, Ge(1), Le(1_000_000)] = 600,
         batch: Annotated[int, Ge(1), Le(65_536)] = 128,
         learning_rate: Annotated[float, Gt(0), Le(1)] = 0.01,
         vocabulary: Annotated[int, Ge(300), Le(65_536)] = 1024,

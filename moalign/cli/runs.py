@@ -48,10 +48,20 @@ def ui(
     if not store.is_file():
         raise RecordError(f"{out / 'mlflow.db'} does not exist; moalign pareto makes it")
     new_console().print(f"http://127.0.0.1:{port} shows {store}; Ctrl-C stops it")
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{store}",
-               "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]  # fmt: skip
+    options = {
+        "--backend-store-uri": f"sqlite:///{store}",
+        "--default-artifact-root": str(store.with_name("mlflow")),
+        "--host": "127.0.0.1",
+        "--port": str(port),
+        "--workers": "1",
+    }
+    command = [sys.executable, "-m", "mlflow", "server"]
+    for option, value in options.items():
+        command += [option, value]
+    # Looking at runs needs none of the processes that work off MLflow's own jobs.
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     try:
-        code = subprocess.run(command, check=False).returncode
+        code = subprocess.run(command, check=False, env=quiet | os.environ).returncode
     except KeyboardInterrupt:
         return
     raise typer.Exit(code)

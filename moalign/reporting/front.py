@@ -189,9 +189,10 @@ def choice_rows(front: Front) -> tuple[list[str], list[list[str]]]:
 def hypervolume_sentence(front: Front) -> str:
     """Return the hypervolume as a sentence."""
     h = front.hypervolume
+    corrected, low = max(h.corrected, 0.0), max(h.low, 0.0)  # no volume is negative
     return (
-        f"Hypervolume {h.corrected:.3f} (95 % interval {h.low:.3f} to {h.high:.3f}; {h.raw:.3f} "
-        f"before its bias is taken off), on {front.split}: descriptive, not for comparing runs."
+        f"Hypervolume {corrected:.3f} (95 % interval {low:.3f} to {h.high:.3f}; {h.raw:.3f} before "
+        f"its bias is taken off), on {front.split}: descriptive, not for comparing runs."
     )
 
 

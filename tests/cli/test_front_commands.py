@@ -172,7 +172,7 @@ def test_ui_starts_a_server_on_this_machine_only(
 ) -> None:
     called: list[list[str]] = []
 
-    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         called.append(command)
         return subprocess.CompletedProcess(command, 0)
 
@@ -187,6 +187,7 @@ def test_ui_starts_a_server_on_this_machine_only(
     given = dict(zip(command[4::2], command[5::2], strict=True))
     assert given["--backend-store-uri"] == f"sqlite:///{tmp_path / 'mlflow.db'}"
     assert given["--host"] == "127.0.0.1"
+    assert given["--default-artifact-root"] == str(tmp_path / "mlflow")
     assert given["--port"] == "5123"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
     done = moalign("ui", "--out", tmp_path)

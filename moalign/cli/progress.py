@@ -98,7 +98,7 @@ class ProgressView:
     def base(self, done: float, words: str) -> None:
         """Show how far the base policy is built; ``done`` is a share in [0, 1]."""
         self._base = (done, words)
-        if self._live is None and done >= self._told + LOUD:
+        if self._live is None and self._told + LOUD <= done < 1.0:
             self._told = done
             self._say(f"base policy: {done:.0%}, {words}")
 

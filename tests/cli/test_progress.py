@@ -77,7 +77,6 @@ def test_lines(clock: Clock) -> None:
     assert file.getvalue().splitlines() == [
         "base policy: 26%, loss 1.5",
         "base policy: 55%, loss 1.5",
-        "base policy: 100%, loss 1.5",
         "runs/toy: starting; Ctrl-C stops, and the same command goes on",
         "base policy: a 0.500 ± 0.010, b 0.250 ± 0.020",
         "trial 0 (1 of 4) finished at step 10/10, weights .80/.20, learning_rate 0.0003: "

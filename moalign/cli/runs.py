@@ -83,12 +83,13 @@ def clean(
         console.print(f"nothing to delete in {out}/")
         return
     print_table(console, ["folder", "MB"], [[str(p), f"{_size(p) / 1e6:.1f}"] for p in found])
-    if not yes and not typer.confirm(f"Delete these {len(found)} folders?"):
+    count = f"{len(found)} folder{'s' * (len(found) > 1)}"
+    if not yes and not typer.confirm(f"Delete {count}?"):
         console.print("nothing was deleted")
         return
     for path in found:
         shutil.rmtree(path)
-    console.print(f"{len(found)} folders deleted")
+    console.print(f"deleted {count}")
 
 
 def removable(out: Path) -> Iterator[Path]:
@@ -112,7 +113,8 @@ def removable(out: Path) -> Iterator[Path]:
         except filelock.Timeout:
             idle = False
         try:
-            used.add(_base_policy(run))
+            used.add(base := _base_policy(run))
+            idle = idle and base.is_dir()  # else it was named by another version
         except MoalignError:
             idle = False  # its plugins are gone, so nobody knows which base policy it uses
     if idle and (out / ".artifacts").is_dir():

@@ -224,12 +224,12 @@ def test_clean_asks_first(cluttered: Path) -> None:
     policy = cluttered / "toy" / "trials" / "0003" / "step-00015" / "policy"
     done = moalign("clean", "--out", cluttered, input="n\n")
     assert done.exit_code == 0
-    assert "Delete these 5 folders?" in done.stdout
+    assert "Delete 5 folders?" in done.stdout
     assert policy.is_dir()
     assert moalign("clean", "--out", cluttered, input="").exit_code == 1
     assert policy.is_dir(), "no answer is no"
     done = moalign("clean", "--out", cluttered, "--yes")
-    assert "5 folders deleted" in done.stdout
+    assert "deleted 5 folders" in done.stdout
     assert not policy.exists()
     assert (cluttered / "toy" / "trials" / "0000" / "step-00030" / "policy").is_dir()
     assert "nothing to delete" in moalign("clean", "--out", cluttered, "--yes").stdout
@@ -260,6 +260,8 @@ def test_clean_deletes_a_base_policy_that_no_run_uses(
     assert list(runs.removable(out)) == [], "the toy study cannot be loaded, so nobody knows"
     monkeypatch.setattr(runs, "_base_policy", lambda run: used)
     assert list(runs.removable(out)) == [unused]
+    monkeypatch.setattr(runs, "_base_policy", lambda run: out / ".artifacts" / "other")
+    assert list(runs.removable(out)) == [], "one of them may be its base policy"
 
 
 # --- sample ------------------------------------------------------------------------------------

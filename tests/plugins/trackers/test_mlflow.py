@@ -635,7 +635,8 @@ def test_artifacts_lie_beside_the_database_also_below_an_odd_path(
 def test_the_experiment_can_be_named_and_a_deleted_one_comes_back(run) -> None:
     uri = f"sqlite:///{run.parent / 'mlflow.db'}"
     client = MlflowClient(uri)
-    client.delete_experiment(client.create_experiment("summaries"))
+    location = (run.parent / "mlflow").as_uri()
+    client.delete_experiment(client.create_experiment("summaries", location))
     tracker = plugins.load().build(MLflow, {"mlflow": {"experiment": "summaries"}})
     start(tracker, run)
     tracker.close()

@@ -22,7 +22,7 @@ from moalign.search.folders import RunFolder
 from moalign.search.measurements import Measurements
 from moalign.search.segments import ensure_base, run_segment
 from moalign.study import bundled
-from moalign.study.study import load
+from moalign.study.loading import load
 
 STEPS = 40
 

@@ -31,7 +31,8 @@ from moalign.components import Reward
 from moalign.search.folders import RunFolder
 from moalign.search.segments import ensure_base
 from moalign.study import bundled
-from moalign.study.study import Study, load
+from moalign.study.loading import load
+from moalign.study.study import Study
 from moalign.training.loop import Trial
 from moalign.training.policy import Policy
 from moalign.training.splits import split_prompts, step_prompts

@@ -12,7 +12,7 @@ import pytest
 
 from moalign import plugins
 from moalign.study import bundled
-from moalign.study.study import load
+from moalign.study.loading import load
 
 ROOT = Path(__file__).parent.parent
 HOST, SHIPPED = ROOT / "moalign", ROOT / "plugins" / "moalign_plugins"

@@ -143,7 +143,7 @@ def study_of(run: Run, plugin_files: list[Path] | None) -> Study:
     """Return the study of a run, checked with the plugins it ran with, or with those given."""
     from moalign import plugins
     from moalign.study.document import Document
-    from moalign.study.study import checked
+    from moalign.study.loading import checked
 
     opened = run.opened[0]
     files = plugin_files or [Path(path) for path in opened.plugins]

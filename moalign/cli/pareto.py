@@ -96,7 +96,7 @@ def load_study(name: str, plugin_files: list[Path] | None, overrides: Sequence[s
     """Read and check a study by path or bundled name."""
     from moalign import plugins
     from moalign.study import bundled
-    from moalign.study.study import load
+    from moalign.study.loading import load
 
     text, source = bundled.read(name)
     return load(text, source, plugins.load(plugin_files or ()), overrides)

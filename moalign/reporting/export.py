@@ -13,6 +13,7 @@ from moalign.reporting.front import number
 from moalign.reporting.pick import say
 from moalign.reporting.points import Point, PointTable, Value
 from moalign.search.archive import Run
+from moalign.study.loading import with_values
 from moalign.study.study import Study
 from moalign.types import BASE, Prompt, Start
 
@@ -28,7 +29,7 @@ def trial_study(study: Study, run: Run, point: Point) -> Study:
     if point.trial == BASE:
         return study
     proposal = run.trials[point.trial].proposal
-    return study.with_values({**proposal.params, **proposal.settings})
+    return with_values(study, {**proposal.params, **proposal.settings})
 
 
 def load_point(study: Study, run: Run, point: Point) -> tuple[LoadedPolicy, Policy]:

@@ -24,6 +24,7 @@ from moalign.search.events import Outcome
 from moalign.search.folders import RunFolder
 from moalign.search.measurements import write_atomically
 from moalign.search.record import Record
+from moalign.study.loading import with_values
 from moalign.study.study import Study
 from moalign.types import (
     BASE,
@@ -257,7 +258,7 @@ class _Driver:
         if trial is not None:
             values = {**trial.proposal.params, **trial.proposal.settings}
             try:
-                study = study.with_values(values)
+                study = with_values(study, values)
             except MoalignError as error:
                 self._failed(number, f"the strategy proposed what cannot be run: {error}")
                 return

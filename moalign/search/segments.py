@@ -21,7 +21,8 @@ from moalign.plugins import Catalogue
 from moalign.search.folders import RunFolder
 from moalign.search.measurements import Measured, Measurements
 from moalign.study.document import Document
-from moalign.study.study import Study, checked
+from moalign.study.loading import checked
+from moalign.study.study import Study
 from moalign.training import checkpoint
 from moalign.training.evaluation import Evaluator
 from moalign.training.loop import Trial

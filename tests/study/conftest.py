@@ -9,7 +9,8 @@ import pytest
 
 from moalign import plugins
 from moalign.plugins import Catalogue
-from moalign.study.study import Study, load
+from moalign.study.loading import load
+from moalign.study.study import Study
 
 PLUGIN = '''
 from typing import Annotated

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from moalign.errors import StudyError
+from moalign.study.loading import with_values
 from moalign.study.study import Study, complete_preference
 from moalign.types import FloatRange, Simplex
 
@@ -27,7 +28,7 @@ def test_resolves_every_default_and_option(loaded: Load) -> None:
 
 def test_resolving_is_idempotent(loaded: Load) -> None:
     study = loaded()
-    again = study.with_values({})
+    again = with_values(study, {})
     assert again.data == study.data
     assert again.fingerprint() == study.fingerprint()
 
@@ -41,7 +42,7 @@ def test_space(loaded: Load) -> None:
 
 def test_values_of_a_trial(loaded: Load) -> None:
     values = {"weighting.preference": {"first": 0.8, "second": 0.2}, "training.learning_rate": 2e-4}
-    study = loaded().with_values(values)
+    study = with_values(loaded(), values)
     assert study.preference == {"first": 0.8, "second": 0.2}
     assert study.section.training.learning_rate == 2e-4
     assert loaded().section.training.learning_rate == 5e-4

@@ -38,7 +38,8 @@ from moalign.search.archive import Run
 from moalign.search.driver import Result, run_study
 from moalign.search.folders import RunFolder
 from moalign.search.measurements import Measured, Measurements
-from moalign.study.study import Study, load
+from moalign.study.loading import load
+from moalign.study.study import Study
 from moalign.types import BASE
 from moalign_plugins.executors.local import Local
 from moalign_plugins.executors.processes import Processes

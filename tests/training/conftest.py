@@ -11,7 +11,8 @@ from moalign import plugins
 from moalign.plugins import Catalogue
 from moalign.search.folders import RunFolder
 from moalign.search.segments import ensure_base
-from moalign.study.study import Study, load
+from moalign.study.loading import load
+from moalign.study.study import Study
 
 PLUGIN = '''
 import asyncio

@@ -1,0 +1,222 @@
+"""What concerns several keys of a study at once, and what a search may search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from moalign.errors import MoalignError, StudyError, nearest
+from moalign.options import options_of
+from moalign.plugins import split_reference
+from moalign.study import paths, space
+from moalign.study.document import Document
+from moalign.study.study import Study, complete_preference, preference_option
+
+
+def check_together(
+    doc: Document, study: Study, recheck: Callable[[dict[str, Any]], object]
+) -> None:
+    """Check what concerns several keys at once.
+
+    Args:
+        doc: for error positions.
+        study: whose single keys and components are checked already.
+        recheck: checks a study's data from the beginning; tries values of the search space.
+
+    Raises:
+        StudyError: the first mistake.
+    """
+    _check_objectives(doc, study)
+    _check_preference(doc, study)
+    _check_training(doc, study)
+    _check_needs(doc, study)
+    _check_search(doc, study, recheck)
+    for index, preference in enumerate(_listed(study.section.report.preferences)):
+        _at(doc, ("report", "preferences", index), complete_preference, preference,
+            [o.name for o in study.front_objectives])  # fmt: skip
+    for index, preference in enumerate(_listed(study.section.evaluation.conditions)):
+        _at(doc, ("evaluation", "conditions", index), complete_preference, preference,
+            [o.name for o in study.train_objectives])  # fmt: skip
+
+
+def _listed(value: Any) -> list[dict[str, float]]:
+    return value if isinstance(value, list) else []
+
+
+def _at(doc: Document, path: tuple[str | int, ...], function: Any, *args: Any) -> Any:
+    try:
+        return function(*args)
+    except MoalignError as error:
+        raise StudyError(f"{doc.where(path)}: {error}") from error
+
+
+def _check_objectives(doc: Document, study: Study) -> None:
+    rewards = study.new_rewards()
+    for objective in study.objectives:
+        place = ("objectives", objective.name)
+        given = study.section.objectives[objective.name]
+        reward = rewards[objective.name]
+        if reward.outputs and given.output not in reward.outputs:
+            raise StudyError(
+                f"{doc.where((*place, 'output'))}: reward {reward.name} has several outputs; say "
+                f"which with `output`: {', '.join(reward.outputs)}; found {given.output!r}"
+            )
+        if not reward.outputs and given.output is not None:
+            raise StudyError(
+                f"{doc.where((*place, 'output'))}: reward {reward.name} has one output only; "
+                f"remove `output: {given.output}`"
+            )
+        if objective.bounds is None and objective.front:
+            raise StudyError(
+                f"{doc.where(place)}: reward {reward.name} has no range, so this objective needs "
+                "`bounds: [lo, hi]`, the values that count as 0 and 1 on the front"
+            )
+        if objective.at_least is not None and reward.range is not None:
+            low, high = reward.range
+            if not low <= objective.at_least <= high:
+                raise StudyError(
+                    f"{doc.where((*place, 'at_least'))}: reward {reward.name} gives values from "
+                    f"{low:g} to {high:g}, so a threshold of {objective.at_least:g} cannot decide "
+                    "anything"
+                )
+        if objective.bounds is not None and not objective.bounds[0] < objective.bounds[1]:
+            raise StudyError(
+                f"{doc.where((*place, 'bounds'))}: the lower bound must be below the upper one; "
+                f"found {list(objective.bounds)}"
+            )
+    if not study.train_objectives:
+        raise StudyError(f"{doc.where(('objectives',))}: no objective is trained on")
+    if not study.front_objectives:
+        raise StudyError(f"{doc.where(('objectives',))}: no objective is on the front")
+
+
+def _check_preference(doc: Document, study: Study) -> None:
+    name, options = split_reference("weighting", study.data["weighting"])
+    option = preference_option(study)
+    given = option and options.get(option)
+    if not given:
+        return
+    place = ("weighting", name, str(option))
+    names = [o.name for o in study.train_objectives]
+    for key in given:
+        if key not in names:
+            raise StudyError(
+                f"{doc.where((*place, key))}: the preference names {key!r}, which is not trained "
+                f"on; {nearest(key, names)}"
+            )
+    missing = [n for n in names if n not in given]
+    if missing:
+        raise StudyError(
+            f"{doc.where(place)}: the preference leaves out {', '.join(missing)}; give a weight "
+            f"for each of {', '.join(names)} (0 is allowed)"
+        )
+
+
+def _check_training(doc: Document, study: Study) -> None:
+    training, optimizer = study.section.training, study.new_optimizer()
+    weighting = study.new_weighting()
+    if training.group < optimizer.min_group:
+        raise StudyError(
+            f"{doc.where(('training', 'group'))}: optimizer {optimizer.name} compares completions "
+            f"of one prompt, so group must be at least {optimizer.min_group}; found "
+            f"{training.group}"
+        )
+    if training.minibatches > training.prompts:
+        raise StudyError(
+            f"{doc.where(('training', 'minibatches'))}: {training.minibatches} mini-batches cannot "
+            f"be made of {training.prompts} prompts"
+        )
+    if training.batch_norm != "none" and "unnormalised" in weighting.declares:
+        raise StudyError(
+            f"{doc.where(('training', 'batch_norm'))}: weighting {weighting.name} scales the "
+            "advantage, and batch_norm would cancel its scale; set batch_norm: none"
+        )
+    if training.scale == "calibrated" and training.combine != "rewards":
+        raise StudyError(
+            f"{doc.where(('training', 'scale'))}: scale: calibrated acts on raw rewards; it needs "
+            "combine: rewards"
+        )
+    _at(doc, ("weighting",), weighting.check, study.train_objectives)
+
+
+def _check_needs(doc: Document, study: Study) -> None:
+    allowed = {"logprobs", "ref_logprobs", "hidden"}
+    for name, reward in study.new_rewards().items():
+        for need in sorted(reward.needs):
+            if not need.startswith("field:") and need not in allowed:
+                raise StudyError(
+                    f"{doc.where(('objectives', name, 'reward'))}: reward {reward.name} needs "
+                    f"{need!r}, which nothing provides; "
+                    f"{nearest(need, [*sorted(allowed), 'field:NAME'])}"
+                )
+    weighting = study.new_weighting()
+    provided = {"gram", "steer", "prompt_features"}
+    for need in sorted(weighting.needs):
+        if need not in provided:
+            raise StudyError(
+                f"{doc.where(('weighting',))}: weighting {weighting.name} needs {need!r}, which "
+                f"nothing provides; {nearest(need, provided)}"
+            )
+    optimizer = study.new_optimizer()
+    for need in sorted(optimizer.needs - {"ref_logprobs"}):
+        raise StudyError(
+            f"{doc.where(('training', 'optimizer'))}: optimizer {optimizer.name} needs {need!r}, "
+            "which nothing provides; allowed: ref_logprobs"
+        )
+    if optimizer.learns_from != "rollouts":
+        raise StudyError(
+            f"{doc.where(('training', 'optimizer'))}: optimizer {optimizer.name} learns from "
+            f"{optimizer.learns_from}; this version trains from rollouts only"
+        )
+    if study.policy.condition == "weights" and "conditioned" not in weighting.declares:
+        raise StudyError(
+            f"{doc.where(('policy',))}: the policy reads weights in its prompt, but weighting "
+            f"{weighting.name} does not follow them (it does not declare 'conditioned'), so they "
+            "would mean nothing; use weighting: fixed, or condition: none"
+        )
+
+
+def _check_search(doc: Document, study: Study, recheck: Callable[[dict[str, Any]], object]) -> None:
+    search = study.section.search
+    place = ("search", "rungs")
+    if list(search.rungs) != sorted(set(search.rungs)):
+        raise StudyError(f"{doc.where(place)}: rungs must rise; found {search.rungs}")
+    if search.rungs and search.rungs[-1] >= study.section.training.steps:
+        raise StudyError(
+            f"{doc.where(place)}: rungs must lie below training.steps "
+            f"({study.section.training.steps}); found {search.rungs}"
+        )
+    for path, given in study.section.search.space.items():
+        where = doc.where(("search", "space", path))
+        parts = _at(doc, ("search", "space", path), paths.split, path)
+        dimension = _at(doc, ("search", "space", path), lambda p=path: study.space[p])
+        _check_searchable(where, study, parts, given)
+        plain = study.data | {"search": study.data["search"] | {"space": {}}}
+        for value in space.samples(dimension):
+            changed = paths.assign(plain, parts, value, study.catalogue)
+            try:
+                recheck(changed)
+            except MoalignError as error:
+                raise StudyError(f"{where}: the value {value!r} cannot be used: {error}") from error
+
+
+def _check_searchable(where: str, study: Study, parts: tuple[str, ...], given: Any) -> None:
+    path = ".".join(parts)
+    weighting = study.new_weighting()
+    options = options_of(type(weighting))
+    preferences = [f"weighting.{o.name}" for o in options if o.is_preference]
+    if parts[0] == "weighting" and path not in preferences and given == "simplex":
+        searchable = [f"weighting.{o.name}" for o in options]
+        what = ", ".join(preferences or searchable) or "nothing"
+        raise StudyError(
+            f"{where}: weighting {weighting.name} has no preference called "
+            f"{'.'.join(parts[1:])!r} that a simplex could search; of it one can search: {what}"
+        )
+    if given == "simplex" and path not in preferences:
+        raise StudyError(f"{where}: only a preference is searched on the simplex")
+    if parts[0] in {"search", "executor", "trackers", "report", "study", "seed", "evaluation"}:
+        raise StudyError(
+            f"{where}: {path} does not change what a trial learns, so it cannot be searched"
+        )
+    if given == "simplex" and len(study.train_objectives) < 2:
+        raise StudyError(f"{where}: a preference over one objective leaves nothing to search")

@@ -33,6 +33,9 @@ from moalign.types import Objective
 SAMPLES: Final = 2
 """Completions in a hover text."""
 
+NOTHING: Final = "(nothing)"
+"""What stands for an empty completion."""
+
 SHOWN: Final = 4
 """Prompts in the table of completions."""
 
@@ -262,7 +265,7 @@ def _hover(table: PointTable, point: Point) -> str:
 
 
 def _wrapped(text: str) -> str:
-    short = textwrap.shorten(text, _LONGEST, placeholder=" ...") or "(nothing)"
+    short = textwrap.shorten(text, _LONGEST, placeholder=" ...") or NOTHING
     return "<br>".join(html.escape(line) for line in textwrap.wrap(short, 70))
 
 
@@ -279,7 +282,7 @@ def _samples(table: PointTable) -> str:
     parts = []
     for place, shown in enumerate(table.base.validation.evaluation.samples[:SHOWN]):
         rows = [
-            [point.id, sample["text"], _scores(sample["scores"])]
+            [point.id, sample["text"] or NOTHING, _scores(sample["scores"])]
             for point in (table.base, *table.front)
             for sample in point.validation.evaluation.samples[place : place + 1]
         ]

@@ -232,7 +232,7 @@ _SIDES: Final = ((1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1.4), (0, -1.4), (1.3, 
 _RIGHT: Final = ((1.3, 0),)
 _GAPS: Final = (5.0, 9.0)
 _SIZE: Final = 8.0
-_HIDDEN: Final = 0.2
+_HIDDEN: Final = 0.1
 """Share of a label that may be covered before it is left out; the page names every point."""
 
 

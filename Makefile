@@ -11,7 +11,7 @@ TEST := .venv/.installed-test
 SOURCES := pyproject.toml setup.py constraints.txt
 PIP := .venv/bin/python -m pip install --no-input --disable-pip-version-check -c constraints.txt
 
-.PHONY: help pareto test lint clean
+.PHONY: help pareto test lint docs clean
 .DELETE_ON_ERROR:
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo 'make pareto STUDY=arithmetic   the same for another study: a bundled name or a path'
 	@echo 'make test                      run all tests; ARGS="-k front" passes options to pytest'
 	@echo 'make lint                      check style, format and types'
+	@echo 'make docs                      write the generated parts of the documents anew'
 	@echo 'make clean                     remove .venv, build outputs and caches; runs/ stays'
 
 pareto: $(RUN)
@@ -31,6 +32,9 @@ lint: $(TEST)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+docs: $(RUN)
+	.venv/bin/python tools/make_docs.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -423,6 +423,7 @@ class _Store:
         for name, tokens in first.cost.to_json().items():
             self._metric(run, f"tokens/{name}", tokens, first.step, time)
         self._samples(run, conditions, evaluations)
+        self.write()  # none of its steps comes again, should the driver be killed now
 
     def front_updated(
         self, points: Sequence[Observation], hypervolume: float, trials: int, time: float
@@ -496,10 +497,10 @@ class _Store:
             self.client.set_model_version_tag(model, number, "on_front", "false")
 
     def study_ended(self, outcome: str) -> None:
-        """End the study's run, and those of trials that an interruption left unfinished."""
+        """End the study's run, and those of trials whose end was not heard of."""
         for part, run in self.runs.items():
             if part != "study" and not self._ended(run):
-                self._end(run, "interrupted", None)
+                self._end(run, "unknown" if outcome == "finished" else "interrupted", None)
         self._end(self._study(), outcome, None)
 
     # --- metrics -------------------------------------------------------------------------------

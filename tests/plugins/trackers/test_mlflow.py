@@ -558,6 +558,32 @@ def test_a_study_that_was_interrupted_goes_on_with_its_runs(run) -> None:
     assert store.runs["study"].info.status == "FINISHED"
 
 
+def test_a_trial_whose_end_was_lost_with_a_killed_driver_says_so(tracker, run) -> None:
+    start(tracker, run)
+    begin(tracker, 0)
+    tracker.moalign_study_ended(outcome="finished", files={})
+    tracker.close()
+    trial = beside(run).runs["0"]
+    assert (trial.info.status, trial.data.tags["outcome"]) == ("FINISHED", "unknown")
+
+
+def test_a_checkpoint_is_written_at_once_with_the_steps_before_it(
+    tracker, run, monkeypatch
+) -> None:
+    monkeypatch.setattr(tracking, "DELAY", 3600.0)
+    start(tracker, run)
+    begin(tracker, 0)
+    step(tracker, 0, 1)
+    measure(tracker, 0, RUNG)
+    deadline = time.monotonic() + 10.0
+    while time.monotonic() < deadline:
+        time.sleep(0.05)
+        runs = beside(run).runs
+        if "0" in runs and "validation/accuracy" in runs["0"].data.metrics:
+            break
+    assert beside(run).values("0", "training/loss") == [(1, 1.0)]
+
+
 def test_a_run_that_was_deleted_and_begun_anew_is_another_one(run) -> None:
     for opened in (OPENED, OPENED + 1000):
         tracker = MLflow()

@@ -17,11 +17,13 @@ from moalign.errors import ContractError, NonFiniteError
 from moalign.maths.combine import combine, scalarise, scalarise_tokens
 from moalign.study.study import Study
 from moalign.training import seeds
+from moalign.training.contracts import check_advantages, check_returned
 from moalign.training.evaluation import Evaluator
 from moalign.training.gradients import gram_of, per_objective_gradients
+from moalign.training.metrics import describe
 from moalign.training.policy import Policy, micro_batches
 from moalign.training.rollout import sample
-from moalign.training.scoring import Column, Scores, score, unchanged
+from moalign.training.scoring import Column, grouped, score, unchanged
 from moalign.training.splits import needed_splits, split_prompts, step_prompts
 from moalign.types import (
     Batch,
@@ -106,31 +108,19 @@ class Trial:
         everything = score(batch, self.columns)
         scores = everything.select(self.trained)
         batch.token_rewards_BTK = scores.token_rewards_BTK
-        scores_PGK = _grouped(scores.scores_BK, batch)
+        scores_PGK = grouped(scores.scores_BK, batch)
         advantages_BTK = self._advantages(scores_PGK, batch)
         step = self._step(batch, scores_PGK, advantages_BTK, rate)
         returned = self.weighting.weigh(step)
         check_returned(self.weighting, returned, step)
-        metrics = self._describe(step, returned, everything)
+        metrics = describe(step, returned, [c.name for c in self.columns], everything)
         metrics |= self._update(step, returned, rate)
         self.index += 1
         return metrics
 
     def _advantages(self, scores_PGK: Tensor, batch: Batch) -> Tensor:
-        """Ask the optimizer for advantages per objective and check their shape."""
         advantages = self.optimizer.advantages(scores_PGK, batch)
-        rows, tokens, objectives = *batch.mask_BT.shape, scores_PGK.shape[-1]
-        if tuple(advantages.shape) not in {(rows, 1, objectives), (rows, tokens, objectives)}:
-            raise ContractError(
-                f"optimizer {self.optimizer.name} returned advantages of shape "
-                f"{list(advantages.shape)}; they must be [B, 1, K] or [B, T, K] = "
-                f"{[rows, tokens, objectives]}"
-            )
-        if not torch.isfinite(advantages).all():
-            raise NonFiniteError(
-                f"optimizer {self.optimizer.name} returned advantages that are not finite at step "
-                f"{self.index + 1}"
-            )
+        check_advantages(self.optimizer, advantages, batch, scores_PGK.shape[-1])
         return advantages
 
     def learning_rate(self) -> float:
@@ -292,8 +282,12 @@ class Trial:
             advantages = advantages_BT[part, :longest]
             loss, metrics = self.optimizer.loss(logprobs_BT, share, advantages)
             loss.backward()  # type: ignore[no-untyped-call]
-            entropy = -(logprobs_BT.detach() * mask).sum() / share.total_tokens
-            for name, value in {**metrics, "loss": loss, "entropy": entropy}.items():
+            metrics = {**metrics, "loss": loss}
+            metrics["entropy"] = -(logprobs_BT.detach() * mask).sum() / share.total_tokens
+            if batch.has("ref_logprobs"):  # else it would have to be computed for this alone
+                ratio_BT = logprobs_BT.detach() - batch.ref_logprobs_BT[part, :longest]
+                metrics["kl"] = (ratio_BT * mask).sum() / share.total_rows
+            for name, value in metrics.items():
                 totals[name] = totals.get(name, torch.zeros(())) + value.detach().cpu()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.training.clip_norm)
         if not (torch.isfinite(norm) and torch.isfinite(totals["loss"])):
@@ -339,7 +333,7 @@ class Trial:
             with unchanged(self.columns):
                 scores = score(steer, self.columns).select(self.trained)
             steer.token_rewards_BTK = scores.token_rewards_BTK
-            steer_BTK = self._advantages(_grouped(scores.scores_BK, steer), steer)
+            steer_BTK = self._advantages(grouped(scores.scores_BK, steer), steer)
             gradients.append(self._gradients(steer, steer_BTK.sum(-1, keepdim=True)))
         return gram_of(torch.cat(gradients))
 
@@ -384,37 +378,6 @@ class Trial:
             for condition in self.study.conditions
         ]
 
-    def _describe(
-        self, step: Step, returned: Weights | ResponseScores, everything: Scores
-    ) -> dict[str, float]:
-        """Describe the step in numbers; objectives that are not trained on included."""
-        names, batch = step.names, step.batch
-        metrics: dict[str, float] = {
-            "learning_rate": step.learning_rate,
-            "length": float(batch.lengths_B().float().mean()),
-            "finished": float(batch.finished_B.float().mean()),
-        }
-        means = everything.scores_BK.nanmean(0).tolist()
-        for column, mean in zip(self.columns, means, strict=True):
-            if not math.isnan(mean):
-                metrics[f"objective/{column.name}"] = mean
-        flat_K = _grouped((step.advantages_BTK == 0).all(1), batch).all(1).float().mean(0)
-        for k, name in enumerate(names):
-            metrics[f"flat_groups/{name}"] = float(flat_K[k])
-        metrics |= {f"weighting/{name}": float(v) for name, v in returned.metrics.items()}
-        if isinstance(returned, Weights):
-            shape = step.scores_PGK.shape
-            values_PGK = returned.values.expand(shape)
-            advantages = _grouped(step.advantages_BTK.abs().mean(1), batch)
-            shares_K = (values_PGK.abs() * advantages).mean((0, 1))
-            total = float(shares_K.sum())
-            for k, name in enumerate(names):
-                metrics[f"weight/{name}"] = float(values_PGK[..., k].mean())
-                metrics[f"advantage_share/{name}"] = float(shares_K[k]) / total if total else 0.0
-            gain = returned.gain
-            metrics["gain"] = float(gain.mean()) if isinstance(gain, Tensor) else float(gain)
-        return metrics
-
     def reward_states(self) -> dict[str, Any]:
         """Return the states of the rewards that keep one; measuring depends on them."""
         states = {name: reward.state_dict() for name, reward in self.rewards.items()}
@@ -446,59 +409,3 @@ class Trial:
     def _stateful(self) -> dict[str, Stateful]:
         rewards = {f"reward/{name}": reward for name, reward in self.rewards.items()}
         return {"weighting": self.weighting, "optimizer": self.optimizer, **rewards}
-
-
-def _grouped(values_BK: Tensor, batch: Batch) -> Tensor:
-    """Return values per row as [P, G, K]."""
-    return values_BK.view(len(batch.prompts_P), batch.group, -1)
-
-
-def check_returned(weighting: Weighting, returned: Weights | ResponseScores, step: Step) -> None:
-    """Check what a weighting returned against its contract.
-
-    Raises:
-        ContractError: wrong type or shape, or off the simplex without declaring it.
-        NonFiniteError: an infinity or NaN where there must be none.
-    """
-    who = f"weighting {weighting.name}"
-    prompts, group, objectives = step.scores_PGK.shape
-    if isinstance(returned, ResponseScores):
-        if tuple(returned.values_PG.shape) != (prompts, group):
-            raise ContractError(
-                f"{who} returned response scores of shape {list(returned.values_PG.shape)}; they "
-                f"must be [P, G] = {[prompts, group]}"
-            )
-        if torch.isinf(returned.values_PG).any():
-            raise NonFiniteError(f"{who} returned a response score that is infinite")
-        return
-    if not isinstance(returned, Weights):
-        raise ContractError(
-            f"{who} returned {type(returned).__name__}; it must return moalign.Weights or "
-            "moalign.ResponseScores"
-        )
-    values, shape = returned.values, tuple(returned.values.shape)
-    allowed = {(objectives,), (1, 1, objectives), (prompts, 1, objectives)}
-    if shape not in allowed | {(1, group, objectives), (prompts, group, objectives)}:
-        raise ContractError(
-            f"{who} returned weights of shape {list(shape)}; they must be [K], [P, 1, K] or "
-            f"[P, G, K] = {[prompts, group, objectives]}, one per objective: "
-            f"{', '.join(step.names)}"
-        )
-    if not torch.isfinite(values).all():
-        raise NonFiniteError(f"{who} returned weights that are not finite: {values.tolist()}")
-    if "signed" not in weighting.declares and (values < 0).any():
-        raise ContractError(
-            f"{who} returned a negative weight ({float(values.min())}) without declaring 'signed'"
-        )
-    sums = values.sum(-1)
-    if "unnormalised" not in weighting.declares and (sums - 1).abs().max() > 1e-4:
-        raise ContractError(
-            f"{who} returned weights that sum to {float(sums.flatten()[0]):.6g}, not 1, without "
-            "declaring 'unnormalised'"
-        )
-    gain = torch.as_tensor(returned.gain)
-    if tuple(gain.shape) not in {(), (prompts, 1)} or not torch.isfinite(gain).all():
-        raise ContractError(
-            f"{who} returned the gain {returned.gain}; it must be a finite number or a [P, 1] = "
-            f"{[prompts, 1]} tensor"
-        )

@@ -50,6 +50,11 @@ class Scores:
         return Scores(self.scores_BK[:, chosen], tokens)
 
 
+def grouped(values_BK: Tensor, batch: Batch) -> Tensor:
+    """Return values per row as [P, G, K]."""
+    return values_BK.view(len(batch.prompts_P), batch.group, -1)
+
+
 @contextmanager
 def unchanged(columns: Sequence[Column]) -> Iterator[None]:
     """Leave the rewards' states as they were: measuring must not change what is trained on."""

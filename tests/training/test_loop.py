@@ -294,3 +294,11 @@ def test_token_rewards_are_spread_without_changing_sums(new_study: NewStudy, run
     summed = scalarise(scores_PGK, weights).flatten()
     assert torch.allclose(tokens_BT1[..., 0].sum(-1), summed, atol=1e-5)
     assert (tokens_BT1[..., 0] * (1 - batch.mask_BT) == 0).all()
+
+
+def test_kl_is_recorded_where_the_reference_is_used(new_study: NewStudy, runs: Path) -> None:
+    trial = new_trial(new_study("objectives.b.reward=kl", "objectives.b.bounds=[-9,0]"), runs)
+    metrics = [trial.train_step() for _ in range(3)]
+    assert metrics[0]["kl"] == pytest.approx(0.0, abs=1e-5)
+    assert metrics[2]["kl"] == pytest.approx(-metrics[2]["objective/b"], abs=1e-4)
+    assert "kl" not in new_trial(new_study(), runs).train_step()

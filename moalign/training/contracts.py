@@ -1,0 +1,80 @@
+"""What a component returned, held against its contract: shapes, finiteness, what it declares."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from moalign.components import Optimizer, Weighting
+from moalign.errors import ContractError, NonFiniteError
+from moalign.types import Batch, ResponseScores, Step, Weights
+
+
+def check_advantages(
+    optimizer: Optimizer, advantages: Tensor, batch: Batch, objectives: int
+) -> None:
+    """Check an optimizer's advantages.
+
+    Raises:
+        ContractError: wrong shape.
+        NonFiniteError: an infinity or NaN.
+    """
+    rows, tokens = batch.mask_BT.shape
+    if tuple(advantages.shape) not in {(rows, 1, objectives), (rows, tokens, objectives)}:
+        raise ContractError(
+            f"optimizer {optimizer.name} returned advantages of shape {list(advantages.shape)}; "
+            f"they must be [B, 1, K] or [B, T, K] = {[rows, tokens, objectives]}"
+        )
+    if not torch.isfinite(advantages).all():
+        raise NonFiniteError(f"optimizer {optimizer.name} returned advantages that are not finite")
+
+
+def check_returned(weighting: Weighting, returned: Weights | ResponseScores, step: Step) -> None:
+    """Check what a weighting returned against its contract.
+
+    Raises:
+        ContractError: wrong type or shape, or off the simplex without declaring it.
+        NonFiniteError: an infinity or NaN where there must be none.
+    """
+    who = f"weighting {weighting.name}"
+    prompts, group, objectives = step.scores_PGK.shape
+    if isinstance(returned, ResponseScores):
+        if tuple(returned.values_PG.shape) != (prompts, group):
+            raise ContractError(
+                f"{who} returned response scores of shape {list(returned.values_PG.shape)}; they "
+                f"must be [P, G] = {[prompts, group]}"
+            )
+        if torch.isinf(returned.values_PG).any():
+            raise NonFiniteError(f"{who} returned a response score that is infinite")
+        return
+    if not isinstance(returned, Weights):
+        raise ContractError(
+            f"{who} returned {type(returned).__name__}; it must return moalign.Weights or "
+            "moalign.ResponseScores"
+        )
+    values, shape = returned.values, tuple(returned.values.shape)
+    allowed = {(objectives,), (1, 1, objectives), (prompts, 1, objectives)}
+    if shape not in allowed | {(1, group, objectives), (prompts, group, objectives)}:
+        raise ContractError(
+            f"{who} returned weights of shape {list(shape)}; they must be [K], [P, 1, K] or "
+            f"[P, G, K] = {[prompts, group, objectives]}, one per objective: "
+            f"{', '.join(step.names)}"
+        )
+    if not torch.isfinite(values).all():
+        raise NonFiniteError(f"{who} returned weights that are not finite: {values.tolist()}")
+    if "signed" not in weighting.declares and (values < 0).any():
+        raise ContractError(
+            f"{who} returned a negative weight ({float(values.min())}) without declaring 'signed'"
+        )
+    sums = values.sum(-1)
+    if "unnormalised" not in weighting.declares and (sums - 1).abs().max() > 1e-4:
+        raise ContractError(
+            f"{who} returned weights that sum to {float(sums.flatten()[0]):.6g}, not 1, without "
+            "declaring 'unnormalised'"
+        )
+    gain = torch.as_tensor(returned.gain)
+    if tuple(gain.shape) not in {(), (prompts, 1)} or not torch.isfinite(gain).all():
+        raise ContractError(
+            f"{who} returned the gain {returned.gain}; it must be a finite number or a [P, 1] = "
+            f"{[prompts, 1]} tensor"
+        )

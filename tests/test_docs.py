@@ -203,7 +203,7 @@ def whole(text: str) -> Study:
 
 
 NO_LORA = pytest.mark.xfail(raises=TypeError, reason="a study with `lora` does not load yet")
-"""moalign/study/study.py::_resolve cannot write down an option that is a pydantic model."""
+"""moalign/study/loading.py::_resolve cannot write down an option that is a pydantic model."""
 
 
 @pytest.mark.parametrize(

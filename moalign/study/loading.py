@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from pydantic import ValidationError
+from pydantic_core import to_json
 
 from moalign.components import Component, Tracker
 from moalign.errors import OptionError, StudyError, nearest
@@ -167,4 +168,4 @@ def _resolve(
     except OptionError as error:
         blamed = (*place, name, error.option) if error.option else place
         raise StudyError(f"{doc.where(blamed)}: {error}") from error
-    return {name: cast("dict[str, Any]", json.loads(json.dumps(full)))}
+    return {name: cast("dict[str, Any]", json.loads(to_json(full)))}

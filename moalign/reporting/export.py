@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -62,7 +63,7 @@ def load_point(study: Study, run: Run, point: Point) -> tuple[LoadedPolicy, Poli
 
 
 def export_point(study: Study, run: Run, table: PointTable, point: Point, folder: Path) -> None:
-    """Write a point's policy and its model card to ``folder``, whole or not at all.
+    """Write a point's policy, LoRA merged, and its model card: whole or not at all.
 
     Raises:
         RecordError: ``folder`` stands already, or the policy cannot be loaded.
@@ -70,19 +71,18 @@ def export_point(study: Study, run: Run, table: PointTable, point: Point, folder
     if folder.exists():
         raise RecordError(f"{folder} exists already; export to a folder that does not")
     loaded, policy = load_point(study, run, point)
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    policy.export(beside)
-    card = model_card(trial_study(study, run, point), run, table, point, loaded)
-    (beside / CARD).write_text(card, encoding="utf-8")
-    beside.rename(folder)
+    with _beside(folder) as beside:
+        policy.export(beside)
+        card = model_card(trial_study(study, run, point), run, table, point, loaded)
+        (beside / CARD).write_text(card, encoding="utf-8")
 
 
 def export_front(study: Study, run: Run, table: PointTable) -> Path:
     """Write the policy of every front point to ``front/<point>/`` of the run.
 
-    A policy that stands there is left alone, one that is no longer on the front is deleted.
+    With LoRA that is the adapter alone, which ``transformers`` loads as well, onto its base model:
+    merged, every point would take the disk of the whole model. A policy that stands there is left
+    alone, one that is no longer on the front is deleted.
 
     Returns:
         the folder ``front``.
@@ -93,9 +93,32 @@ def export_front(study: Study, run: Run, table: PointTable) -> Path:
         if old.name not in {point.id for point in table.front}:
             shutil.rmtree(old)
     for point in table.front:
-        if not (folder / point.id).exists():
-            export_point(study, run, table, point, folder / point.id)
+        if (folder / point.id).exists():
+            continue
+        loaded, policy = load_point(study, run, point)
+        with _beside(folder / point.id) as beside:
+            if hasattr(loaded.model, "peft_config"):
+                loaded.model.save_pretrained(beside)
+                loaded.tokenizer.save_pretrained(beside)
+            else:
+                policy.export(beside)
+            card = model_card(trial_study(study, run, point), run, table, point, loaded)
+            (beside / CARD).write_text(card, encoding="utf-8")
     return folder
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """Give a folder to write in, and rename it to ``folder`` once all is written."""
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        beside.rename(folder)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
 
 
 # --- model card --------------------------------------------------------------------------------

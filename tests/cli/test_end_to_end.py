@@ -246,6 +246,37 @@ def test_a_conditioned_policy_gives_several_points_and_hears_the_preference(worl
     assert answers[0] != answers[1], "a prompt with other weights is another prompt"
 
 
+def test_the_front_of_a_lora_run_holds_adapters(
+    world: World, searched: Result, tmp_path: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    (model,) = (path for path in (world.runs / ".artifacts").iterdir() if path.is_dir())
+    policy = f"policy={{pretrained: {{model: {model}, lora: {{rank: 2}}}}}}"
+    options = ["--set", policy, "--set", "search.trials=1", "--set", "search.rungs=[]"]
+    done = world("pareto", world.study, "--plugin", world.plugin, "--run", "lora", *options)
+    assert done.exit_code == 0, done.output
+    adapter = world.runs / "lora" / "front" / "t00"
+    assert {"README.md", "adapter_config.json", "adapter_model.safetensors"} <= {
+        path.name for path in adapter.iterdir()
+    }
+    assert not (adapter / "model.safetensors").exists()
+    card = (adapter / "README.md").read_text()
+    assert f"The weights derive from `{model}`: its licence applies to them" in card
+
+    done = world("front", "lora", "--point", "t00", "--export", tmp_path / "merged")
+    assert done.exit_code == 0, done.output
+    assert not (tmp_path / "merged" / "adapter_config.json").exists()
+    ids = torch.tensor([[1, 4, 5, 6, 2]])
+    base, adapted, merged = (
+        AutoModelForCausalLM.from_pretrained(folder)(ids).logits
+        for folder in (model, adapter, tmp_path / "merged")
+    )
+    assert torch.allclose(adapted, merged, atol=1e-5)
+    assert not torch.allclose(adapted, base, atol=1e-3)
+
+
 def test_clean_keeps_what_is_needed(world: World, searched: Result) -> None:
     from moalign.cli.runs import removable
 

@@ -202,14 +202,10 @@ def whole(text: str) -> Study:
     return load(yaml.safe_dump(SAMPLE | data, sort_keys=False), "example", CATALOGUE)
 
 
-NO_LORA = pytest.mark.xfail(raises=TypeError, reason="a study with `lora` does not load yet")
-"""moalign/study/loading.py::_resolve cannot write down an option that is a pydantic model."""
-
-
 @pytest.mark.parametrize(
     "text",
     [
-        pytest.param(text, id=label(entry), marks=[NO_LORA] if "lora" in text else [])
+        pytest.param(text, id=label(entry))
         for entry in OWN
         for text in examples(inspect.getdoc(entry.cls) or "")
     ],

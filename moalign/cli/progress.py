@@ -64,13 +64,14 @@ class ProgressView:
         self._steps = 1
         self._running: dict[int, _Trial] = {}
         self._ended = 0
-        self._ended_before = 0
+        self._before = 0.0
         self._front: frozenset[int] = frozenset()
         self._points = 0
         self._hypervolume = 0.0
         self._base: tuple[float, str] = (0.0, "")
         self._told = 0.0
         self._began = time.monotonic()
+        self._searching: float | None = None
         self._live: Live | None = None
 
     def __repr__(self) -> str:
@@ -125,16 +126,17 @@ class ProgressView:
         """Say what the base policy is worth."""
         self._base = (1.0, "")
         self._say(f"base policy: {_values(values)}")
-        self._began = time.monotonic()
 
     @hookimpl
     def moalign_trial_started(self, trial: int, proposal: Proposal) -> None:
         """Add the trial to the panel."""
+        self._search_begins()
         self._running[trial] = _Trial(_params(proposal), proposal.steps or self._steps)
 
     @hookimpl
     def moalign_step_ended(self, event: StepEvent) -> None:
         """Move the trial on."""
+        self._search_begins()
         if event.trial in self._running:
             self._running[event.trial].step = event.step
             self._running[event.trial].metrics = event.metrics
@@ -186,22 +188,31 @@ class ProgressView:
             if trial.outcome is None:
                 told = _params(trial.proposal)
                 self._running[trial.number] = _Trial(told, trial.total, trial.step)
-        self._ended = self._ended_before = len(state.trials) - len(self._running)
+        self._ended = len(state.trials) - len(self._running)
+        self._before = self._done()
         front = state.front()
         self._front = frozenset(point.trial for point in front)
         self._points, self._hypervolume = len(front), state.hypervolume()
 
+    def _search_begins(self) -> None:
+        if self._searching is None:
+            self._searching = time.monotonic()
+
     def _say(self, text: str) -> None:
         self.console.print(text, soft_wrap=True)
 
+    def _done(self) -> float:
+        """Return how many trials are done, running ones by their share of steps."""
+        running = list(self._running.values())  # the driver's thread changes it
+        return self._ended + sum(trial.step / trial.total for trial in running)
+
     def _left(self) -> str:
         """Return the time left, from the trials of this command; empty before one has ended."""
-        here = sum(trial.step / trial.total for trial in self._running.values())
-        done = self._ended - self._ended_before + here
-        ahead = self.trials - self._ended - here
-        if not done or ahead <= 0:
+        done = self._done() - self._before
+        ahead = self.trials - self._done()
+        if not done or ahead <= 0 or self._searching is None:
             return ""
-        return _clock((time.monotonic() - self._began) / done * ahead)
+        return _clock((time.monotonic() - self._searching) / done * ahead)
 
     def _panel(self) -> RenderableType:
         from rich.console import Group
@@ -211,8 +222,7 @@ class ProgressView:
         if done < 1.0 and words:
             bar = ProgressBar(total=1.0, completed=done, width=40)
             return Group(f"base policy: {words}", bar)
-        here = sum(trial.step / trial.total for trial in self._running.values())
-        bar = ProgressBar(total=self.trials, completed=self._ended + here, width=40)
+        bar = ProgressBar(total=self.trials, completed=self._done(), width=40)
         parts = [f"{self._ended} of {self.trials} trials"]
         if self._points:
             parts.append(f"{self._points} on the front")
@@ -220,18 +230,18 @@ class ProgressView:
         parts.append(_clock(time.monotonic() - self._began))
         if left := self._left():
             parts.append(f"about {left} left")
-        return Group(" · ".join(parts), bar, self._table())
+        line = " · ".join(parts)
+        return Group(line, bar, self._table()) if self._running else Group(line, bar)
 
     def _table(self) -> RenderableType:
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
         table = Table("trial", "step", *self._names, "parameters", box=SIMPLE_HEAD, pad_edge=False)
-        for name, trial in self._running.items():
-            if trial.step or trial.metrics or len(self._running) <= 4:
-                scores = [trial.metrics.get(f"objective/{n}") for n in self._names]
-                cells = ["" if score is None else f"{score:.2f}" for score in scores]
-                table.add_row(str(name), f"{trial.step}/{trial.total}", *cells, trial.told)
+        for name, trial in list(self._running.items()):
+            scores = [trial.metrics.get(f"objective/{n}") for n in self._names]
+            cells = ["" if score is None else f"{score:.2f}" for score in scores]
+            table.add_row(str(name), f"{trial.step}/{trial.total}", *cells, trial.told)
         return table
 
 

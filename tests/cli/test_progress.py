@@ -70,7 +70,9 @@ def test_lines(clock: Clock) -> None:
         view.base(done, "loss 1.5")
     view.moalign_study_started(Path("runs/toy"), STUDY, OBJECTIVES, resumed=False)
     view.moalign_base_measured(VALUES)
-    clock.now = 30.0
+    clock.now = 50.0
+    view.moalign_trial_started(0, Proposal({}))
+    clock.now = 80.0
     run_one(view, 0)
     run_one(view, 1, "failed", "the loss became infinite")
     view.stop()
@@ -144,6 +146,8 @@ def test_a_resumed_run_counts_what_stands(make_run: MakeRun, clock: Clock) -> No
     view.moalign_study_started(run.folder.path, STUDY, OBJECTIVES, resumed=True)
     assert "going on, 3 of 5 trials are done" in file.getvalue()
     clock.now = 10.0
+    view.moalign_trial_started(3, Proposal({}))
+    clock.now = 20.0
     assert view._left() == "", "what an earlier command did says nothing about the speed of this"
     run_one(view, 3)
     assert "trial 3 (4 of 5) finished" in file.getvalue()

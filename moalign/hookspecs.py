@@ -177,7 +177,7 @@ def moalign_base_measured(
 def moalign_trial_started(trial: int, proposal: Proposal, time: float) -> None:
     """A proposal has become a trial.
 
-    Called once per trial; not again after a resume.
+    Called once per trial; after a resume trackers are told again of those in the record.
 
     Args:
         trial: its number.
@@ -207,7 +207,8 @@ def moalign_segment_ended(
 ) -> None:
     """A trial has been measured at a rung or at its full length.
 
-    Called once per segment; one observation and evaluation per condition.
+    Called once per segment, and again to trackers after a resume; one observation and one
+    evaluation per condition.
 
     Args:
         trial: its number.
@@ -222,7 +223,7 @@ def moalign_segment_ended(
 def moalign_trial_ended(trial: int, outcome: str, reason: str, time: float) -> None:
     """A trial has ended.
 
-    Called once per trial.
+    Called once per trial, and again to trackers after a resume.
 
     Args:
         trial: its number.

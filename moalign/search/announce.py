@@ -13,7 +13,7 @@ from moalign import hookspecs
 from moalign.components import Tracker
 from moalign.errors import PluginError, nearest
 from moalign.search import events
-from moalign.search.archive import Run
+from moalign.search.archive import Run, Trial
 from moalign.types import BASE, Observation
 
 
@@ -44,6 +44,7 @@ class Announcer:
         self._manager.add_hookspecs(hookspecs)
         self._listeners = tuple(listeners)
         self._strict = strict
+        self._replaying = False
         self._failures: Counter[str] = Counter()
         for name, plugin in manager.list_name_plugin():
             if plugin is not None:
@@ -64,8 +65,40 @@ class Announcer:
     def __call__(self, hook: str, **arguments: Any) -> None:
         """Call every implementation of an announce hook."""
         for implementation in getattr(self._manager.hook, hook).get_hookimpls():
+            if self._replaying and not isinstance(implementation.plugin, Tracker):
+                continue
             given = {name: arguments[name] for name in implementation.argnames}
             self._guarded(implementation.plugin_name, hook, implementation.function, given)
+
+    def replay(self, run: Run) -> None:
+        """Tell the trackers what the record holds: a killed driver took their queue with it.
+
+        A tracker writes a repeated event once; a view would show it twice, and is not told.
+        """
+        self._replaying = True
+        for trial in run.trials.values():
+            self.trial_started(trial)
+            for measured in trial.measured.values():
+                self.segment_ended(run, measured)
+            if trial.outcome is not None:
+                self.trial_ended(trial)
+        self.front_updated(run, (), run.front(), run.opened[-1].time)
+        self._replaying = False
+
+    def trial_started(self, trial: Trial) -> None:
+        """Say that a proposal has become a trial."""
+        number, proposal = trial.number, trial.proposal
+        self("moalign_trial_started", trial=number, proposal=proposal, time=trial.time)
+
+    def trial_ended(self, trial: Trial) -> None:
+        """Say how a trial has ended."""
+        self(
+            "moalign_trial_ended",
+            trial=trial.number,
+            outcome=trial.outcome,
+            reason=trial.reason,
+            time=trial.ended,
+        )
 
     def base_measured(self, run: Run) -> None:
         """Say what the base policy is worth, under its first condition."""

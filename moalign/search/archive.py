@@ -56,6 +56,15 @@ class Trial:
         return "stopped" if self._stop is not None else None
 
     @property
+    def ended(self) -> float:
+        """When it ended, in seconds since the epoch; when it was proposed while it lives."""
+        if self.failure is not None:
+            return self.failure.time
+        if self.total in self.measured:
+            return self.measured[self.total].time
+        return self._stop.time if self._stop is not None else self.time
+
+    @property
     def reason(self) -> str:
         """Why it failed or was stopped; empty otherwise."""
         if self.failure is not None:

@@ -175,6 +175,7 @@ class _Driver:
             plugins=opened.plugins,
             revision=opened.revision,
         )
+        self.announce.replay(self.run)
 
     def _leave(self, outcome: Outcome, files: Mapping[str, Path] | None = None) -> Result:
         """Stop the workers, write down how the run was left, and say so."""
@@ -246,7 +247,7 @@ class _Driver:
             )
             self.record.append(decided)
             if not decision.go_on:
-                self._ended(trial, decided.time)
+                self._ended(trial)
             return True
         ahead = [rung for rung in rungs if step < rung < trial.total]
         self._submit(trial.number, step, min(ahead, default=trial.total), "validation")
@@ -304,7 +305,7 @@ class _Driver:
             self.announce.front_updated(self.run, before, self.front, measured.time)
             trial = self.run.trials[task.trial]
             if trial.outcome == "finished":
-                self._ended(trial, measured.time)
+                self._ended(trial)
             self._prune()
 
     def _not_measured(self, task: SegmentTask, failure: SegmentFailed) -> None:
@@ -331,17 +332,11 @@ class _Driver:
     def _failed(self, number: int, reason: str, detail: str = "") -> None:
         failed = events.Failed(time.time(), number, reason, detail)
         self.record.append(failed)
-        self._ended(self.run.trials[number], failed.time)
+        self._ended(self.run.trials[number])
 
-    def _ended(self, trial: Trial, when: float) -> None:
+    def _ended(self, trial: Trial) -> None:
         self.executor.forget(trial.number)
-        self.announce(
-            "moalign_trial_ended",
-            trial=trial.number,
-            outcome=trial.outcome,
-            reason=trial.reason,
-            time=when,
-        )
+        self.announce.trial_ended(trial)
         self._prune()
 
     # --- proposals -----------------------------------------------------------------------------
@@ -357,7 +352,7 @@ class _Driver:
             return False
         proposed = events.Proposed(time.time(), number, proposal)
         self.record.append(proposed)
-        self.announce("moalign_trial_started", trial=number, proposal=proposal, time=proposed.time)
+        self.announce.trial_started(self.run.trials[number])
         return True
 
     def _has_turn(self, number: int) -> bool:

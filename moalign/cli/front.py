@@ -82,7 +82,12 @@ def front(
         from moalign.reporting.export import CARD, export_point
 
         quiet_libraries()
-        export_point(study_of(state, plugin), state, table, picked.point, export)
+        try:
+            export_point(study_of(state, plugin), state, table, picked.point, export)
+        except OSError as error:
+            raise RecordError(
+                f"{export} cannot be written ({error}); name another folder"
+            ) from error
         console.print(f"\nexported to {export}; {export / CARD} says how to load it")
 
 

@@ -13,6 +13,7 @@ import typer
 
 from moalign.cli.common import RUNS, Out, PluginFiles, RunName, Sets, new_console, quiet_libraries
 from moalign.cli.front import show_front
+from moalign.errors import RecordError
 from moalign.study.bundled import DEFAULT
 
 if TYPE_CHECKING:
@@ -174,14 +175,24 @@ def _is_finished(run: Run, trials: int) -> bool:
 
 
 def write_all(study: Study, run: Run, console: Console) -> Mapping[str, Path]:
-    """Write the report and the policies of the front; return them by role."""
+    """Write the report and the policies of the front; return them by role.
+
+    Raises:
+        RecordError: full disk, read-only folder, or a damaged file.
+    """
     from moalign.reporting.export import export_front
     from moalign.reporting.points import read_points
     from moalign.reporting.report import write_report
 
     console.print("writing the report and the policies of the front")
-    policies = export_front(study, run, read_points(run))
-    return {**write_report(run, study.task.facts()), "policies": policies}
+    try:
+        policies = export_front(study, run, read_points(run))
+        return {**write_report(run, study.task.facts()), "policies": policies}
+    except OSError as error:
+        raise RecordError(
+            f"{run.folder.path}: the report cannot be written ({error}); all that was trained "
+            "stands, and the same command writes it once there is room and permission"
+        ) from error
 
 
 def _print_plan(study: Study, folder: Path, trials: int | None) -> None:

@@ -67,6 +67,7 @@ def export_point(study: Study, run: Run, table: PointTable, point: Point, folder
 
     Raises:
         RecordError: ``folder`` stands already, or the policy cannot be loaded.
+        OSError: full disk, read-only folder.
     """
     if folder.exists():
         raise RecordError(f"{folder} exists already; export to a folder that does not")

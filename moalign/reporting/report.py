@@ -74,8 +74,11 @@ def write_report(run: Run, facts: Mapping[str, Any]) -> dict[str, Path]:
     folder = run.folder.path
     picture = folder / "front.png"
     beside = picture.with_name(".front.png")
-    beside.write_bytes(front_png(front.table))
-    beside.replace(picture)
+    try:
+        beside.write_bytes(front_png(front.table))
+        beside.replace(picture)
+    finally:
+        beside.unlink(missing_ok=True)
     texts = {
         "points_csv": ("points.csv", to_csv(front.table)),
         "front_html": ("front.html", front_html(front)),

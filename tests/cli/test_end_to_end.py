@@ -196,6 +196,11 @@ def test_an_exported_policy_is_the_one_that_was_measured(
     assert again.exit_code == 2
     assert f"{tmp_path / 'mine'} exists already" in again.stderr
 
+    (tmp_path / "file").touch()
+    blocked = world("front", "letters", "--knee", "--export", tmp_path / "file" / "mine")
+    assert blocked.exit_code == 2
+    assert "mine cannot be written (" in blocked.stderr
+
     card = (tmp_path / "mine" / "README.md").read_text()
     assert "It reads letters and writes letters." in card
     assert "(policy `tiny`); the licence of that data applies." in card

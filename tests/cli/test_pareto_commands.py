@@ -266,6 +266,22 @@ def test_a_folder_that_cannot_be_written(moalign: Moalign, tmp_path: Path) -> No
     assert "nothing can be written there" in done.stderr
 
 
+def test_a_report_that_cannot_be_written(moalign: Moalign, tmp_path: Path) -> None:
+    moalign("pareto", "--max-hours", 0)
+    folder = tmp_path / "runs" / "quick"
+    (folder / "front.png").mkdir()
+    done = moalign("pareto")
+    assert done.exit_code == 2
+    assert f"{folder}: the report cannot be written (" in done.stderr
+    assert "the same command writes it once there is room" in done.stderr
+    assert not (folder / ".front.png").exists()
+    (folder / "front.png").rmdir()
+    done = moalign("pareto")
+    assert done.exit_code == 0, done.output
+    assert "going on, 6 of 6 trials are done" in done.stdout
+    assert (folder / "front.png").is_file()
+
+
 def test_two_drivers_on_one_run(moalign: Moalign, tmp_path: Path) -> None:
     import filelock
 

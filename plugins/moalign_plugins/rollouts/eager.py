@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
@@ -17,12 +17,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.cache_utils import DynamicLayer
 
-# Finished rows are computed along until they are this share of the rows; then they are dropped.
-# Dropping copies the cache: done for every row that ends, it costs more than it saves.
-IDLE: Final = 0.2
-# Room for tokens to come, in a cache that has just been copied. More is slower: rows then lie
+# Least room for tokens to come, in a cache that has just been copied. More is slower: rows then lie
 # farther apart in memory, and many end before they would use it.
-ROOM: Final = 16
+ROOM: Final = 8
 
 
 class Eager(Rollout):
@@ -107,19 +104,16 @@ class Eager(Rollout):
         try:
             with torch.inference_mode():
                 decoder = _Decoder(model, prompt_ids_P, group, self.max_tokens, pad_id)
-                going = torch.ones(len(ids_BT), dtype=torch.bool, device=model.device)
-                rows = going.nonzero().squeeze(1)  # rows that are computed, by number
+                rows = torch.arange(len(ids_BT), device=model.device)  # those that go on
                 for t in range(self.max_tokens):
                     ids = _sample(decoder.logits_BV / self.temperature, uniforms_BT[rows, t])
                     ids_BT[rows, t] = ids
-                    going &= ~torch.isin(ids, end_ids_E)
-                    left = int(going.sum())
-                    if left == 0 or t + 1 == self.max_tokens:
+                    going = torch.isin(ids, end_ids_E, invert=True).nonzero().squeeze(1)
+                    if len(going) == 0 or t + 1 == self.max_tokens:
                         break
-                    if left <= (1 - IDLE) * len(rows):
-                        kept = going.nonzero().squeeze(1)
-                        rows, ids, going = rows[kept], ids[kept], going[kept]
-                        decoder.keep(kept)
+                    if len(going) < len(rows):
+                        rows, ids = rows[going], ids[going]
+                        decoder.keep(going)
                     decoder.step(ids)
         finally:
             model.train(training)
@@ -203,10 +197,9 @@ class _Decoder:
         self._mask_BL = mask_PL.to(model.device)
         self._positions_BL = positions_PL.to(model.device)
         logits_PV = self._forward(ids_PL.to(model.device), 0, longest)
-        self._cache.batch_repeat_interleave(group)
-        self._mask_BL = self._mask_BL.repeat_interleave(group, 0)
-        self._positions_BL = self._positions_BL.repeat_interleave(group, 0)
-        self.logits_BV = logits_PV.repeat_interleave(group, 0)
+        prompt_B = torch.arange(len(prompt_ids_P), device=model.device).repeat_interleave(group)
+        self.logits_BV = logits_PV.index_select(0, prompt_B)
+        self.keep(prompt_B)
 
     def _forward(self, ids_BL: Tensor, start: int, stop: int) -> Tensor:
         inputs: dict[str, Any] = {}
@@ -223,11 +216,11 @@ class _Decoder:
         ).logits
         return logits_BLV[:, -1].float()
 
-    def keep(self, kept: Tensor) -> None:
-        """Drop all rows but ``kept``."""
-        self._cache.batch_select_indices(kept)
-        self._mask_BL = self._mask_BL[kept]
-        self._positions_BL = self._positions_BL[kept]
+    def keep(self, rows: Any) -> None:
+        """Go on with these rows; a row may be taken several times."""
+        self._cache.reorder_cache(rows)
+        self._mask_BL = self._mask_BL.index_select(0, rows)
+        self._positions_BL = self._positions_BL.index_select(0, rows)
 
     def step(self, ids_B: Tensor) -> None:
         """Read one token per row."""
@@ -253,33 +246,27 @@ def _preallocated() -> type[DynamicLayer]:
         def update(
             self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
         ) -> tuple[Tensor, Tensor]:
-            stop = self.used + key_states.shape[2]
             if not self.is_initialized:
                 self.dtype, self.device = key_states.dtype, key_states.device
-                self.is_initialized = True
                 self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+                self.is_initialized = True
+            stop = self.used + key_states.shape[2]
             if stop > self.keys.shape[2]:
-                self._move(lambda states: states, stop + max(ROOM, stop // 2))
+                self.keys, self.values = (
+                    self._grown(states, stop + max(ROOM, stop // 2))
+                    for states in (self.keys, self.values)
+                )
             self.keys[:, :, self.used : stop] = key_states
             self.values[:, :, self.used : stop] = value_states
             self.used = stop
             return self.keys[:, :, :stop], self.values[:, :, :stop]
 
-        def _move(self, change: Callable[[Tensor], Tensor], capacity: int) -> None:
-            """Replace the buffers by larger or shorter ones."""
-            for name in ("keys", "values"):
-                old = change(getattr(self, name)[:, :, : self.used])
-                new = old.new_empty(*old.shape[:2], capacity, old.shape[3])
-                new[:, :, : self.used] = old
-                setattr(self, name, new)
+        def _grown(self, states: Tensor, size: int) -> Tensor:
+            grown = states.new_empty(*states.shape[:2], size, states.shape[3])
+            grown[:, :, : self.used] = states[:, :, : self.used]
+            return grown
 
         def get_seq_length(self) -> int:
             return self.used
-
-        def batch_repeat_interleave(self, repeats: int) -> None:
-            self._move(lambda states: states.repeat_interleave(repeats, 0), self.used + ROOM)
-
-        def batch_select_indices(self, indices: Tensor) -> None:
-            self._move(lambda states: states[indices], self.used + ROOM)
 
     return Preallocated

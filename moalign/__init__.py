@@ -36,6 +36,7 @@ from moalign.errors import (
     StudyError,
     nearest,
 )
+from moalign.functions import reward
 from moalign.hookspecs import hookimpl
 from moalign.types import (
     BASE,
@@ -119,4 +120,5 @@ __all__ = [
     "WorkerEvent",
     "hookimpl",
     "nearest",
+    "reward",
 ]

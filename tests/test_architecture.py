@@ -22,7 +22,7 @@ LAYERS = (
     {"errors"},
     {"types"},
     {"components"},
-    {"options"},
+    {"options", "functions"},
     {"hookspecs"},
     {"plugins"},
     {"study"},

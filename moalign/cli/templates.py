@@ -10,25 +10,27 @@ _WEIGHTING: Final = '''\
 from typing import Annotated
 
 from annotated_types import Ge
-from moalign import Step, Weighting, Weights, hookimpl
+from moalign import Preference, Step, Weighting, Weights, hookimpl
 
 
 class {class}(Weighting):
-    """Gives most weight to the objective that is furthest from a score of 1.
+    """Gives more than its preference to the objective that is furthest from a score of 1.
 
-    w_k is proportional to exp(sharpness * (1 - mean score of k)).
+    w_k is proportional to preference_k * exp(sharpness * (1 - mean score of k)).
     """
 
     name = "{name}"
 
-    def __init__(self, *, sharpness: Annotated[float, Ge(0)] = 1.0) -> None:
-        self.sharpness = sharpness
+    def __init__(
+        self, *, preference: Preference | None = None, sharpness: Annotated[float, Ge(0)] = 1.0
+    ) -> None:
+        self.preference, self.sharpness = preference, sharpness
 
     def weigh(self, step: Step) -> Weights:
         """Return the weights, [K]."""
         lack_K = 1 - step.mean_scores_K()
         lack_K = lack_K.nan_to_num(0.0)  # an objective that applies to no completion lacks nothing
-        return Weights((self.sharpness * lack_K).softmax(-1))
+        return Weights((step.preference_K.log() + self.sharpness * lack_K).softmax(-1))
 
 
 @hookimpl

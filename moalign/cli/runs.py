@@ -47,7 +47,8 @@ def ui(
     store = (out / "mlflow.db").resolve()
     if not store.is_file():
         raise RecordError(f"{out / 'mlflow.db'} does not exist; moalign pareto makes it")
-    new_console().print(f"http://127.0.0.1:{port} shows {store}; Ctrl-C stops it")
+    page = f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
+    new_console().print(f"{page} shows {store}; Ctrl-C stops it", soft_wrap=True)
     options = {
         "--backend-store-uri": f"sqlite:///{store}",
         "--default-artifact-root": str(store.with_name("mlflow")),
@@ -139,7 +140,7 @@ def _off_the_front(run: Run) -> Iterator[Path]:
 def _base_policy(run: Run) -> Path:
     from moalign.search.segments import base_folder
 
-    return base_folder(study_of(run, None), run.folder.artifacts)
+    return base_folder(study_of(run, None), run.folder)
 
 
 def _size(folder: Path) -> int:

@@ -43,7 +43,7 @@ def load_point(study: Study, run: Run, point: Point) -> tuple[LoadedPolicy, Poli
     from moalign.training.policy import Policy, choose_device_and_dtype
 
     study = trial_study(study, run, point)
-    base = base_folder(study, run.folder.artifacts)
+    base = base_folder(study, run.folder)
     if not base.is_dir():
         raise RecordError(
             f"the base policy of run {run.folder.name} is no longer in {base}; the command that "

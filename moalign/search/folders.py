@@ -8,6 +8,7 @@
       <run>/
         study.yaml                  the fully resolved study
         events.jsonl  lock          the record; written by the driver only
+        base/artifact.json          which artifact the base policy is
         base/step-00000/            the base policy's measurements
         trials/0003/step-00040/     a checkpoint
           validation.json           measurements; always kept (test.json beside it at the end)
@@ -54,6 +55,11 @@ class RunFolder:
     def study(self) -> Path:
         """The fully resolved study."""
         return self.path / "study.yaml"
+
+    @property
+    def base_artifact(self) -> Path:
+        """The file that names the artifact of the base policy."""
+        return self.path / "base" / "artifact.json"
 
     def trial(self, trial: int) -> Path:
         """Return the folder of a trial, or of the base policy."""

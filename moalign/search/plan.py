@@ -132,7 +132,7 @@ def _policy_bytes(study: Study, folder: RunFolder) -> int | None:
     if not sizes:
         from moalign.search.segments import base_folder
 
-        sizes = [_size(base_folder(study, folder.artifacts))]
+        sizes = [_size(base_folder(study, folder))]
     return max(sizes) or None
 
 

@@ -19,7 +19,7 @@ from moalign.components import LoadedPolicy
 from moalign.errors import DataError, PluginError, StudyError, nearest
 from moalign.plugins import Catalogue
 from moalign.search.folders import RunFolder
-from moalign.search.measurements import Measured, Measurements
+from moalign.search.measurements import Measured, Measurements, write_atomically
 from moalign.study.document import Document
 from moalign.study.loading import checked
 from moalign.study.study import Study
@@ -136,7 +136,8 @@ def _trial(task: SegmentTask, run: RunFolder, study: Study, cache: dict[str, Any
 
 def _base_policy(study: Study, run: RunFolder, cache: dict[str, Any]) -> Policy:
     """Load the base policy, ready to train; the process keeps one frozen copy as reference."""
-    folder = base_folder(study, run.artifacts)
+    # It stands already, unless the search is over options of the policy.
+    folder = _built(study, run, lambda _share, _words: None)
 
     def load() -> LoadedPolicy:
         return study.policy.load(folder, _names(study))
@@ -168,11 +169,27 @@ def _names(study: Study) -> list[str]:
 # --- artifacts: built once, shared by runs -----------------------------------------------------
 
 
-def base_folder(study: Study, artifacts: Path) -> Path:
-    """Return where the study's base policy is cached; it may not exist yet."""
+def base_folder(study: Study, run: RunFolder) -> Path:
+    """Return where the study's base policy is cached; it may not exist yet.
+
+    A run remembers the name of its artifact: a recipe names library versions too, and a run that
+    is looked at years later should still find the policy it began with.
+    """
+    given = [study.data[key] for key in ("policy", "task", "seed")] + [_names(study)]
+    asked = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:16]
+    try:
+        remembered = json.loads(run.base_artifact.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none yet
+        remembered = {}
+    if remembered.get("asked") == asked:
+        return run.artifacts / str(remembered["artifact"])
     recipe = study.policy.recipe(study.task, study.seed, _names(study))
     text = json.dumps({"policy": study.policy.name, **recipe}, sort_keys=True)
-    return artifacts / hashlib.sha256(text.encode()).hexdigest()[:16]
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    if not remembered and run.path.is_dir():
+        run.base_artifact.parent.mkdir(exist_ok=True)
+        write_atomically(run.base_artifact, json.dumps({"asked": asked, "artifact": name}))
+    return run.artifacts / name
 
 
 def ensure_base(study: Study, run: RunFolder, progress: Callable[[float, str], None]) -> Path:
@@ -188,14 +205,19 @@ def ensure_base(study: Study, run: RunFolder, progress: Callable[[float, str], N
     """
     prompts = split_prompts(study.task, needed_splits(study))
     _check_fields(study, prompts["train"])
-    folder = base_folder(study, run.artifacts)
+    folder = _built(study, run, progress)
+    progress(1.0, "base policy ready")
+    return folder
+
+
+def _built(study: Study, run: RunFolder, progress: Callable[[float, str], None]) -> Path:
+    folder = base_folder(study, run)
     if not folder.is_dir():
         beside = folder.with_name(f".{folder.name}.{os.getpid()}")
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
         study.policy.build(study.task, study.seed, _names(study), beside, progress)
         checkpoint.publish(beside, folder)
-    progress(1.0, "base policy ready")
     return folder
 
 
@@ -225,7 +247,7 @@ def calibration(study: Study, run: RunFolder) -> tuple[Tensor, Tensor] | None:
     if study.section.training.scale == "none":
         return None
     recipe = {
-        "base": base_folder(study, run.artifacts).name,
+        "base": base_folder(study, run).name,
         "task": study.data["task"],
         "prompts": [(p.id, p.text) for p in split_prompts(study.task, ("steer",))["steer"]],
         "objectives": study.data["objectives"],

@@ -218,5 +218,13 @@ def _check_searchable(where: str, study: Study, parts: tuple[str, ...], given: A
         raise StudyError(
             f"{where}: {path} does not change what a trial learns, so it cannot be searched"
         )
+    measuring = parts[0] in {"task", "rollout"} or (
+        parts[0] == "objectives" and parts[2:] != ("at_least",)
+    )
+    if measuring:
+        raise StudyError(
+            f"{where}: {path} changes what is measured, so trials could not be compared; of "
+            "objectives one can search at_least"
+        )
     if given == "simplex" and len(study.train_objectives) < 2:
         raise StudyError(f"{where}: a preference over one objective leaves nothing to search")

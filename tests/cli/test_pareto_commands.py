@@ -119,7 +119,7 @@ def test_trials_are_added(moalign: Moalign) -> None:
 def test_a_plan_runs_nothing(moalign: Moalign, tmp_path: Path, monkeypatch: Any) -> None:
     from moalign.search import segments
 
-    monkeypatch.setattr(segments, "base_folder", lambda study, artifacts: tmp_path / "none")
+    monkeypatch.setattr(segments, "base_folder", lambda study, folder: tmp_path / "none")
     done = moalign("pareto", "--plan")
     assert done.exit_code == 0, done.output
     assert f"run     {tmp_path}/runs/quick" in done.stdout

@@ -15,7 +15,7 @@ from moalign.types import Cost
 def no_base_policy(monkeypatch):
     from moalign.search import segments
 
-    monkeypatch.setattr(segments, "base_folder", lambda study, artifacts: artifacts / "base")
+    monkeypatch.setattr(segments, "base_folder", lambda study, folder: folder.artifacts / "base")
 
 
 def test_before_anything_ran_there_are_bounds_and_no_time(tmp_path: Path):

@@ -159,6 +159,11 @@ MISTAKES = [
     ("low: 1.0e-4", "low: -1.0", "a logarithmic range starts above 0; found -1.0"),
     ("training.learning_rate: {low", "training.learning_rat: {low", "no such key"),
     ("training.learning_rate: {low", "search.trials: {low", "does not change what a trial learns"),
+    (
+        "training.learning_rate: {low",
+        "objectives.first.reward.limit: {low",
+        "changes what is measured, so trials could not be compared",
+    ),
     ("study: toy", "study: toy\nstudy: toy", "key study is given twice; the first is on line 1"),
     ("study: toy", "study: [toy", "this is not YAML"),
     ("study: toy", "study: !!python/name:os.system ''", "a study is plain data"),

@@ -21,7 +21,7 @@ NewStudy = Callable[..., Study]
 
 
 def new_policy(study: Study, runs: Path) -> Policy:
-    folder = base_folder(study, RunFolder(runs / "letters").artifacts)
+    folder = base_folder(study, RunFolder(runs / "letters"))
     names = [o.name for o in study.train_objectives]
     return Policy(
         study.policy.load(folder, names),

@@ -16,7 +16,7 @@ from moalign import BASE, DataError, PluginError, SegmentTask, Start, StepEvent,
 from moalign.plugins import load
 from moalign.search.folders import RunFolder
 from moalign.search.measurements import Measurements
-from moalign.search.segments import ensure_base, run_segment
+from moalign.search.segments import base_folder, ensure_base, run_segment
 from moalign.study.study import Study
 
 NewStudy = Callable[..., Study]
@@ -90,6 +90,7 @@ def test_base_and_test_split(new_study: NewStudy, run: RunFolder, plugin_file: P
     run_segment(base, lambda event: None, {})
     run_segment(replace(base, split="test"), lambda event: None, {})
     assert set(files_of(run.trial(BASE))) == {
+        "artifact.json",
         "step-00000/validation.json",
         "step-00000/test.json",
     }
@@ -173,6 +174,17 @@ def test_a_changed_plugin_file_is_refused(
     mine.write_text(plugin_file.read_text() + "\n# changed\n")
     with pytest.raises(PluginError, match=r"mine.py has changed since the study started"):
         run_segment(task, lambda event: None, {})
+
+
+def test_a_run_remembers_its_base_policy(
+    new_study: NewStudy, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = new_study()
+    folder = ensure_base(study, run, lambda share, words: None)
+    monkeypatch.setattr(type(study.policy), "recipe", lambda *given: {"version": "another"})
+    assert base_folder(new_study(), run) == folder
+    assert base_folder(new_study(), RunFolder(run.path.with_name("other"))) != folder
+    assert base_folder(new_study("seed=1"), run) != folder
 
 
 def test_base_is_built_once(new_study: NewStudy, tmp_path: Path) -> None:

@@ -68,8 +68,8 @@ class TrainingSection(Section):
     """Whether the combined advantage is whitened over the batch, and over what."""
     minibatches: Annotated[int, Field(ge=1)] = 1
     """Updates per pass over a rollout; prompts are dealt to them at random."""
-    micro_tokens: Annotated[int, Field(ge=1)] = 16384
-    """Most tokens, padding included, in one forward pass."""
+    micro_tokens: Annotated[int, Field(ge=1)] = 2048
+    """Most tokens, padding included, in one forward pass; raise it on a GPU."""
     threads: Annotated[int, Field(ge=1)] = 1
     """Torch threads of a worker."""
 

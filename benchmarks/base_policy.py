@@ -37,6 +37,13 @@ def silent(*_: object) -> None:
     """Take what is told and say nothing."""
 
 
+def median_step(task: SegmentTask) -> float:
+    """Train and return the median second between two steps."""
+    times: list[float] = []
+    run_segment(task, lambda event: times.append(event.time), {})
+    return statistics.median(b - a for a, b in pairwise(times))
+
+
 def main() -> None:
     """Build, measure on test, and train a few steps, once per seed."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -58,24 +65,24 @@ def main() -> None:
         run_segment(task, silent, {})
         measured = Measurements.read(run.measurements(BASE, 0, "test")).evaluations[0]
         names = list(measured.evaluation.names)
-        times: list[float] = []
-        trial = SegmentTask(run.path, 0, study.data, Start(), 0, STEPS, STEPS, threads=1)
-        run_segment(trial, lambda event, to=times: to.append(event.time), {})
-        step = statistics.median(b - a for a, b in pairwise(times))
+        steps = [
+            median_step(SegmentTask(run.path, i, study.data, Start(), 0, STEPS, STEPS, threads=n))
+            for i, n in enumerate((1, threads))
+        ]
         mean, error = mean_and_stderr(measured.evaluation.values_UK)
         values = [f"{m:.3f} +- {e:.3f}" for m, e in zip(mean, error, strict=True)]
-        rows.append(
-            [seed, f"{wall:.0f}", f"{used:.0f}", *values, f"{step:.3f}", f"{STEPS * step:.1f}"]
-        )
+        taken = [cell for step in steps for cell in (f"{step:.3f}", f"{STEPS * step:.1f}")]
+        rows.append([seed, f"{wall:.0f}", f"{used:.0f}", *values, *taken])
     write(
         f"base-policy-{args.study}",
         f"The base policy of {args.study}",
         [
             "Seconds to build, and objectives on test at temperature 1 (standard error over "
             f"units). The last columns: median second of a training step, and of {STEPS} of them, "
-            "with one thread.",
+            f"with one torch thread and with {threads}.",
             markdown(
-                ["seed", "build, s", "of which CPU", *names, "step, s", f"{STEPS} steps, s"], rows
+                ["seed", "build, s", "of which CPU", *names, *["step, s", f"{STEPS} steps, s"] * 2],
+                rows,
             ),
         ],
         args.seeds,

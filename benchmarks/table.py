@@ -34,7 +34,7 @@ def write(name: str, title: str, parts: Sequence[str], seeds: Sequence[int] = ()
     facts = [
         ("date", today),
         ("commit", _commit()),
-        ("command", "python " + " ".join(["benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]])),
+        ("command", _command()),
         ("cores", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else "?"),
         ("Python", platform.python_version()),
         *((package, version(package)) for package in PACKAGES),
@@ -47,6 +47,12 @@ def write(name: str, title: str, parts: Sequence[str], seeds: Sequence[int] = ()
     path.write_text(text, encoding="utf-8")
     print(text)
     return path
+
+
+def _command() -> str:
+    """Return the command line, with folders of this machine left out."""
+    words = ["DIR" if "/" in word else word for word in sys.argv[1:]]
+    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
 
 
 def _commit() -> str:

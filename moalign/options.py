@@ -244,14 +244,18 @@ def _checked(cls: type[Component], option: Option, value: Any) -> Any:
         # As JSON, strict mode takes lists for tuples but still no text or boolean for a number.
         return _checkers(cls)[option.name].validate_json(text)
     except ValidationError as error:
-        reasons = dict.fromkeys(_reason(value, problem) for problem in error.errors())
+        reasons = dict.fromkeys(_reason(value, problem, option) for problem in error.errors())
         raise OptionError(
             f"{expected}; found {value!r} ({'; '.join(reasons)})", option.name
         ) from None
 
 
-def _reason(value: Any, problem: Any) -> str:
+def _reason(value: Any, problem: Any, option: Option) -> str:
     """Say what pydantic found, and at which key or index inside the value."""
+    if problem["type"] == "extra_forbidden":
+        models = [arm for arm in _arms(option.hint) if hasattr(arm, "model_fields")]
+        allowed = [name for model in models for name in model.model_fields]
+        return f"it has no key {problem['loc'][-1]!r}; {nearest(str(problem['loc'][-1]), allowed)}"
     place = ""
     for part in problem["loc"]:
         try:

@@ -311,8 +311,10 @@ def _offered(
     base = _BASES[kind]
     for cls in offered:
         if not (isinstance(cls, type) and issubclass(cls, base)):
+            function = kind == "reward" and inspect.isfunction(cls)
+            hint = "; put @moalign.reward(range=(0, 1)) above it" if function else ""
             raise PluginError(
-                f"{where} must return subclasses of moalign.{base.__name__}; found {cls!r}"
+                f"{where} must return subclasses of moalign.{base.__name__}; found {cls!r}{hint}"
             )
     return offered
 

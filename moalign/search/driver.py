@@ -96,8 +96,9 @@ def run_study(
         MoalignError: the base policy cannot be built or measured, the space not be searched.
     """
     if segment is None or prepare is None:
-        from moalign.search.segments import ensure_base, run_segment
+        from moalign.search.segments import check_data, ensure_base, run_segment
 
+        check_data(study)
         segment, prepare = segment or run_segment, prepare or ensure_base
     total = trials or study.section.search.trials
     study.strategy.check(proposals.history(study, total))

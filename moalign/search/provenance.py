@@ -48,8 +48,11 @@ def check_same(run: Run, study: Study) -> None:
     fork = "give the new study a run of its own with --run NAME, or put the old one back"
     if first.fingerprint != study.fingerprint():
         changes = "\n  ".join(study.difference(first.study))
+        then = first.versions.get("moalign")
+        upgraded = "" if then == moalign.__version__ else f" (with moalign {then})"
         raise RecordError(
-            f"run {name} was begun with another study; {fork}. What has changed:\n  {changes}"
+            f"run {name} was begun with another study{upgraded}; {fork}. What has changed, in the "
+            f"file or in a default:\n  {changes}"
         )
     now = plugin_hashes(study)
     if sorted(first.plugins.values()) != sorted(now.values()):

@@ -7,16 +7,17 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from moalign import plugins
 from moalign.components import LoadedPolicy
-from moalign.errors import DataError, PluginError, StudyError, nearest
+from moalign.errors import DataError, PluginError, RecordError, StudyError, nearest
 from moalign.plugins import Catalogue
 from moalign.search.folders import RunFolder
 from moalign.search.measurements import Measured, Measurements, write_atomically
@@ -29,7 +30,7 @@ from moalign.training.loop import Trial
 from moalign.training.policy import Policy, choose_device_and_dtype
 from moalign.training.scoring import Column
 from moalign.training.splits import needed_splits, split_prompts
-from moalign.types import BASE, Cost, Prompt, SegmentTask, Start, StepEvent
+from moalign.types import BASE, Cost, SegmentTask, Split, Start, StepEvent
 
 _STATE = "trial"
 _WEIGHTS = "policy"
@@ -57,31 +58,47 @@ def run_segment(
         return
     torch.set_num_threads(task.threads)
     study = _study(task, cache)
-    trial = _trial(task, run, study, cache)
-    while trial.index < task.until:
+    try:
+        trial = _trial(task, run, study, cache)
+    except RecordError:
+        # What stands at `since` is gone or damaged: it is made again, bit for bit.
+        trial = _begun(task, run, study, cache)
+        _train(trial, task, task.since, emit)
+        shutil.rmtree(run.checkpoint(task.trial, task.since), ignore_errors=True)
+        _write(trial, task, run, "validation")
+    _train(trial, task, task.until, emit)
+    _write(trial, task, run, task.split)
+
+
+def _train(trial: Trial, task: SegmentTask, until: int, emit: Callable[[StepEvent], None]) -> None:
+    while trial.index < until:
         metrics = trial.train_step()
         emit(StepEvent(task.trial, trial.index, time.time(), metrics))
-    measured = trial.measure(task.split)
+
+
+def _write(trial: Trial, task: SegmentTask, run: RunFolder, split: Split) -> None:
+    """Measure a trial where it stands, and write its checkpoint unless that stands already."""
+    step, measured = trial.index, trial.measure(split)
     measurements = Measurements(
         trial=task.trial,
-        step=task.until,
+        step=step,
         total=task.total,
-        split=task.split,
+        split=split,
         cost=trial.cost,
         evaluations=tuple(Measured(condition, value) for condition, value in measured),
     )
-    final = run.checkpoint(task.trial, task.until)
+    final = run.checkpoint(task.trial, step)
     if final.is_dir():
-        measurements.write(run.measurements(task.trial, task.until, task.split))
+        measurements.write(run.measurements(task.trial, step, split))
         return
     beside = final.with_name(f".{final.name}.{task.attempt}.{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    measurements.write(beside / f"{task.split}.json")
+    measurements.write(beside / f"{split}.json")
     if task.trial != BASE:
         checkpoint.save_state(trial.policy.state(), beside / "policy", _WEIGHTS)
         checkpoint.save_state(trial.reward_states(), beside / "policy", _REWARDS)
-        if task.until < task.total:
+        if step < task.total:
             checkpoint.save_state(trial.state(), beside / "training", _STATE)
     checkpoint.publish(beside, final)
 
@@ -113,25 +130,30 @@ def _trial(task: SegmentTask, run: RunFolder, study: Study, cache: dict[str, Any
     held = cache.get("trials", {}).get((str(task.run), task.trial))
     if isinstance(held, Trial) and held.index == task.since and held.study.data == study.data:
         return held
-    policy = _base_policy(study, run, cache)
-    trial = Trial(study, task.trial, policy, task.total, calibration(study, run))
+    trial = _begun(task, run, study, cache)
     if task.since > 0:
         folder = run.checkpoint(task.trial, task.since)
-        policy.load_state(checkpoint.load_state(folder / "policy", _WEIGHTS))
+        trial.policy.load_state(checkpoint.load_state(folder / "policy", _WEIGHTS))
         trial.load_reward_states(checkpoint.load_state(folder / "policy", _REWARDS))
         if task.since < task.until:
             state = checkpoint.load_state(folder / "training", _STATE)
-            trial.load_state(checkpoint.state_on(policy.device, state))
+            trial.load_state(checkpoint.state_on(trial.policy.device, state))
         else:
             trial.index = task.since
             trial.cost = Measurements.read(
                 run.measurements(task.trial, task.since, "validation")
             ).cost
-    elif not task.start.scratch:
-        policy.load_state(mixed_policy(run, task.start))
     if task.since < task.until:  # else it may lack what is needed to train on
         cache.setdefault("trials", {})[str(task.run), task.trial] = trial
     return trial
+
+
+def _begun(task: SegmentTask, run: RunFolder, study: Study, cache: dict[str, Any]) -> Trial:
+    """Return the trial at step 0: the base policy, an archived one, or a soup."""
+    policy = _base_policy(study, run, cache)
+    if not task.start.scratch:
+        policy.load_state(mixed_policy(run, task.start))
+    return Trial(study, task.trial, policy, task.total, calibration(study, run))
 
 
 def _base_policy(study: Study, run: RunFolder, cache: dict[str, Any]) -> Policy:
@@ -193,7 +215,7 @@ def base_folder(study: Study, run: RunFolder) -> Path:
 
 
 def ensure_base(study: Study, run: RunFolder, progress: Callable[[float, str], None]) -> Path:
-    """Check the task's data, build the base policy unless it is cached, and return its folder.
+    """Build the base policy unless it is cached, and return its folder.
 
     Args:
         study: names the policy source and the task.
@@ -201,10 +223,8 @@ def ensure_base(study: Study, run: RunFolder, progress: Callable[[float, str], N
         progress: called with the share done in [0, 1] and a few words.
 
     Raises:
-        DataError: the data is missing, malformed or too small.
+        RecordError: it cannot be written.
     """
-    prompts = split_prompts(study.task, needed_splits(study))
-    _check_fields(study, prompts["train"])
     folder = _built(study, run, progress)
     progress(1.0, "base policy ready")
     return folder
@@ -214,19 +234,28 @@ def _built(study: Study, run: RunFolder, progress: Callable[[float, str], None])
     folder = base_folder(study, run)
     if not folder.is_dir():
         beside = folder.with_name(f".{folder.name}.{os.getpid()}")
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        study.policy.build(study.task, study.seed, _names(study), beside, progress)
-        checkpoint.publish(beside, folder)
+        try:
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+            study.policy.build(study.task, study.seed, _names(study), beside, progress)
+            checkpoint.publish(beside, folder)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise RecordError(
+                f"{run.artifacts}: the base policy cannot be written: {error}; make room there and "
+                "run the same command again"
+            ) from error
     return folder
 
 
-def _check_fields(study: Study, prompts: Sequence[Prompt]) -> None:
-    """Check that the prompts have the fields that rewards need.
+def check_data(study: Study) -> None:
+    """Check the task's data, before a run is begun with it.
 
     Raises:
-        DataError: naming objective, field and prompt.
+        DataError: it is missing, malformed or too small, or prompts lack a field that a reward
+            needs.
     """
+    prompts = split_prompts(study.task, needed_splits(study))["train"]
     for objective, reward in study.new_rewards().items():
         for need in sorted(reward.needs):
             field = need.removeprefix("field:")

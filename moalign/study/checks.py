@@ -193,8 +193,8 @@ def _check_search(doc: Document, study: Study, recheck: Callable[[dict[str, Any]
         _check_searchable(where, study, parts, given)
         plain = study.data | {"search": study.data["search"] | {"space": {}}}
         for value in space.samples(dimension):
-            changed = paths.assign(plain, parts, value, study.catalogue)
             try:
+                changed = paths.assign(plain, parts, value, study.catalogue)
                 recheck(changed)
             except MoalignError as error:
                 raise StudyError(f"{where}: the value {value!r} cannot be used: {error}") from error
@@ -207,6 +207,9 @@ def _check_searchable(where: str, study: Study, parts: tuple[str, ...], given: A
     preferences = [f"weighting.{o.name}" for o in options if o.is_preference]
     if parts[0] == "weighting" and path not in preferences and given == "simplex":
         searchable = [f"weighting.{o.name}" for o in options]
+        searchable += [
+            f"objectives.{o.name}.at_least" for o in study.objectives if o.at_least is not None
+        ]
         what = ", ".join(preferences or searchable) or "nothing"
         raise StudyError(
             f"{where}: weighting {weighting.name} has no preference called "
@@ -218,7 +221,12 @@ def _check_searchable(where: str, study: Study, parts: tuple[str, ...], given: A
         raise StudyError(
             f"{where}: {path} does not change what a trial learns, so it cannot be searched"
         )
-    measuring = parts[0] in {"task", "rollout"} or (
+    if path in {"training.steps", "training.threads", "training.micro_tokens"}:
+        raise StudyError(
+            f"{where}: {path} cannot be searched: trials are compared at equal length and settings "
+            "of the machine"
+        )
+    measuring = parts[0] in {"task", "policy", "rollout"} or (
         parts[0] == "objectives" and parts[2:] != ("at_least",)
     )
     if measuring:

@@ -70,12 +70,19 @@ class Document:
     def where(self, path: Path) -> str:
         """Return ``file line n, key a.b`` for the longest part of ``path`` that is known."""
         key = ".".join(str(part) for part in path)
-        for end in range(len(path), -1, -1):
-            if path[:end] in self.overrides:
-                return f"--set {self.overrides[path[:end]]}"
-            if end and path[:end] in self.lines:
+        for given in sorted(self.overrides, key=len, reverse=True):
+            if _is_part(given, path) or (path not in self.lines and given[: len(path)] == path):
+                return f"--set {self.overrides[given]}"
+        for end in range(len(path), 0, -1):
+            if path[:end] in self.lines:
                 return f"{self.source} line {self.lines[path[:end]]}, key {key}"
         return f"{self.source}, key {key}" if key else self.source
+
+
+def _is_part(given: Path, path: Path) -> bool:
+    """Return True if ``path`` leads through ``given``, which leaves out components' names."""
+    left = iter(path)
+    return bool(path) and path[0] == given[0] and all(part in left for part in given)
 
 
 def parse(text: str, source: str) -> Document:
@@ -95,7 +102,12 @@ def parse(text: str, source: str) -> Document:
     if not isinstance(node, yaml.MappingNode):
         raise StudyError(f"{source}: a study is a mapping with keys such as `study` and `task`")
     lines: dict[Path, int] = {(): 1}
-    for path, key in _keys(node, ()):
+    try:
+        found = list(_keys(node, ()))
+    except yaml.MarkedYAMLError as error:
+        at = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise StudyError(f"{source} line {at}: {error.problem}; a study is plain data") from None
+    for path, key in found:
         if path in lines:
             raise StudyError(
                 f"{source} line {key.start_mark.line + 1}: key {'.'.join(map(str, path))} is given "
@@ -123,13 +135,20 @@ def parse_value(text: str) -> Any:
     return parse(f"value: {text}", f"--set value {text!r}").data["value"]
 
 
-def _keys(node: yaml.Node, path: Path) -> Iterator[tuple[Path, yaml.Node]]:
+def _keys(
+    node: yaml.Node, path: Path, above: tuple[yaml.Node, ...] = ()
+) -> Iterator[tuple[Path, yaml.Node]]:
+    if any(node is other for other in above):
+        raise yaml.MarkedYAMLError(
+            problem="an anchor contains itself", problem_mark=node.start_mark
+        )
+    above = (*above, node)
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             below = (*path, str(key.value))
             yield below, key
-            yield from _keys(value, below)
+            yield from _keys(value, below, above)
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             yield (*path, index), item
-            yield from _keys(item, (*path, index))
+            yield from _keys(item, (*path, index), above)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import types
+import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
 from moalign.components import Component, Tracker
@@ -40,7 +42,7 @@ def load(text: str, source: str, catalogue: Catalogue, overrides: Sequence[str] 
         parts = paths.split(path.strip())
         try:
             data = paths.assign(data, parts, document.parse_value(value), catalogue)
-        except OptionError as error:
+        except (OptionError, StudyError) as error:
             raise StudyError(f"--set {override}: {error}") from error
         doc.overrides[parts] = override
     return checked(Document(source, data, doc.lines, doc.overrides), catalogue, text)
@@ -98,21 +100,31 @@ def _validate(doc: Document) -> StudySection:
     try:
         return StudySection.model_validate_json(json.dumps(doc.data))
     except ValidationError as error:
-        problems = error.errors(include_url=False)
+        problems = _likeliest(error.errors(include_url=False))
         # A misspelt key is also a missing one: blame the spelling.
         first = next((e for e in problems if e["type"] == "extra_forbidden"), problems[0])
         location = tuple(part for part in first["loc"] if not _is_union_arm(part))
         where = doc.where(location)
         kind, value = first["type"], first.get("input")
         if kind == "extra_forbidden":
-            allowed = _keys_beside(location)
+            allowed = _keys_beside(first["loc"])
             message = f"no such key; {nearest(str(location[-1]), allowed)}"
         elif kind == "missing":
-            message = f"this key is missing ({_meaning(location)})"
+            message = f"this key is missing ({_meaning(first['loc'])})"
         else:
             found = json.dumps(value) if not isinstance(value, dict) else "a mapping"
             message = f"found {found}; {first['msg'][0].lower()}{first['msg'][1:]}"
         raise StudyError(f"{where}: {message}") from None
+
+
+def _likeliest(problems: list[Any]) -> list[Any]:
+    """Return the problems of the member of a union that was meant: the one with the fewest."""
+    by_arm: dict[str, list[Any]] = {}
+    for problem in problems:
+        arm = next((str(part) for part in problem["loc"] if str(part).endswith("Section")), "")
+        by_arm.setdefault(arm, []).append(problem)
+    sections = {arm: found for arm, found in by_arm.items() if arm}
+    return min(sections.values(), key=len) if sections else problems
 
 
 def _is_union_arm(part: str | int) -> bool:
@@ -120,24 +132,44 @@ def _is_union_arm(part: str | int) -> bool:
     return text.endswith("Section") or "[" in text or text in {"str", "int", "float", "bool"}
 
 
-def _section_at(location: tuple[str | int, ...]) -> Any:
-    """Return the schema class whose keys ``location[-1]`` belongs among."""
-    model: Any = StudySection
+def _section_at(location: tuple[str | int, ...]) -> type[BaseModel] | None:
+    """Return the section whose keys ``location[-1]`` belongs among, if there is one."""
+    hint: Any = StudySection
     for part in location[:-1]:
-        hint = model.model_fields[part].annotation if part in model.model_fields else model
-        args = [a for a in getattr(hint, "__args__", ()) if hasattr(a, "model_fields")]
-        model = args[0] if args else hint
-    return model if hasattr(model, "model_fields") else StudySection
+        sections = [arm for arm in _arms(hint) if hasattr(arm, "model_fields")]
+        named = [arm for arm in sections if arm.__name__ == part]
+        if named:
+            hint = named[0]
+            continue
+        mappings = [arm for arm in _arms(hint) if typing.get_origin(arm) in (dict, list)]
+        known = next((arm for arm in sections if part in arm.model_fields), None)
+        if known is not None:
+            hint = known.model_fields[part].annotation
+        elif mappings:
+            hint = typing.get_args(mappings[0])[-1]
+        else:
+            return None
+    return next((arm for arm in _arms(hint) if hasattr(arm, "model_fields")), None)
+
+
+def _arms(hint: Any) -> list[Any]:
+    """Return the members of a union, without ``Annotated``."""
+    if typing.get_origin(hint) is typing.Annotated:
+        return _arms(typing.get_args(hint)[0])
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return [arm for member in typing.get_args(hint) for arm in _arms(member)]
+    return [hint]
 
 
 def _keys_beside(location: tuple[str | int, ...]) -> list[str]:
-    return list(_section_at(location).model_fields)
+    section = _section_at(location)
+    return list(section.model_fields) if section else []
 
 
 def _meaning(location: tuple[str | int, ...]) -> str:
-    model = _section_at(location).model_fields
-    found = model.get(str(location[-1]))
-    return (found.description or "").rstrip(".") if found else "see README"
+    section = _section_at(location)
+    found = section.model_fields.get(str(location[-1])) if section else None
+    return (found.description or "").rstrip(".") if found else "see docs/study.md"
 
 
 def _resolve(

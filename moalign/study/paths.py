@@ -21,7 +21,7 @@ from moalign.components import (
     Task,
     Weighting,
 )
-from moalign.errors import StudyError
+from moalign.errors import StudyError, nearest
 from moalign.options import options_of
 from moalign.plugins import Catalogue, split_reference
 
@@ -59,6 +59,10 @@ def assign(data: Mapping[str, Any], path: Path, value: Any, catalogue: Catalogue
         StudyError: if the path leads through something that is no mapping.
     """
     copied: dict[str, Any] = copy.deepcopy(dict(data))
+    objectives = copied.get("objectives")
+    known = objectives if isinstance(objectives, dict) else {}
+    if path[0] == "objectives" and len(path) > 2 and path[1] not in known:
+        raise StudyError(f"no objective is called {path[1]!r}; {nearest(path[1], known)}")
     node, kind = copied, None
     for depth, part in enumerate(path):
         last = depth == len(path) - 1

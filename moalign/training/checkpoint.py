@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from moalign.errors import RecordError
@@ -33,7 +33,8 @@ def save_state(state: Mapping[str, Any], folder: Path, name: str) -> None:
     plain = _flatten(state, tensors, name)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(plain), encoding="utf-8")
-    save_file(tensors, folder / f"{name}.safetensors")
+    # Through bytes: safetensors' own writing hides what the system says of a full disk.
+    (folder / f"{name}.safetensors").write_bytes(save(tensors))
 
 
 def load_state(folder: Path, name: str) -> dict[str, Any]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import copy
 import inspect
+import traceback
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -119,7 +121,9 @@ async def _gather(
 
 
 def _blame(reward: Reward, error: BaseException) -> MoalignError:
-    return ContractError(f"reward {reward.name} raised {type(error).__name__}: {error}")
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name} line {frames[-1].lineno})" if frames else ""
+    return ContractError(f"reward {reward.name} raised {type(error).__name__}: {error}{place}")
 
 
 def _tensor(column: Column, returned: Any, batch: Batch) -> Tensor:

@@ -164,6 +164,17 @@ MISTAKES = [
         "objectives.first.reward.limit: {low",
         "changes what is measured, so trials could not be compared",
     ),
+    ("low: 1.0e-4", "lo: 1.0e-4", "no such key; did you mean 'low'? Allowed: high, log, low"),
+    ("low: 1.0e-4, ", "", "this key is missing (Smallest value)"),
+    ("low: 1.0e-4", "low: small", 'found "small"'),
+    ("weighting.preference: simplex", "training.steps: {low: 1, high: 9}", "compared at equal len"),
+    ("weighting.preference: simplex", "policy.size: {low: 1, high: 9}", "changes what is m"),
+    (
+        "weighting.preference: simplex",
+        "objectives.fist.at_least: {low: 0.1, high: 0.9}",
+        "no objective is called 'fist'; did you mean 'first'?",
+    ),
+    ("study: toy", "study: toy\ntrap: &x {a: *x}", "an anchor contains itself"),
     ("study: toy", "study: toy\nstudy: toy", "key study is given twice; the first is on line 1"),
     ("study: toy", "study: [toy", "this is not YAML"),
     ("study: toy", "study: !!python/name:os.system ''", "a study is plain data"),
@@ -188,6 +199,9 @@ def test_mistakes(loaded: Load, text: str, old: str, new: str, message: str) -> 
         ("training.stesp=3", "did you mean 'steps'"),
         ("training..steps=3", "is no path"),
         ("study.x=3", "leads through 'study'"),
+        ("trainig.steps=3", "--set trainig.steps=3: no such key; did you mean 'training'"),
+        ("weighting.rate=-1", "--set weighting.rate=-1: weighting flat: option 'rate'"),
+        ("objectives.fist.at_least=1", "no objective is called 'fist'; did you mean 'first'"),
     ],
 )
 def test_wrong_overrides(loaded: Load, text: str, override: str, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -11,12 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
-from moalign import BASE, DataError, PluginError, SegmentTask, Start, StepEvent, StudyError
+from moalign import (
+    BASE,
+    DataError,
+    PluginError,
+    RecordError,
+    SegmentFailed,
+    SegmentTask,
+    Start,
+    StepEvent,
+    StudyError,
+)
+from moalign.execution import run_task
 from moalign.plugins import load
 from moalign.search.folders import RunFolder
 from moalign.search.measurements import Measurements
-from moalign.search.segments import base_folder, ensure_base, run_segment
+from moalign.search.segments import base_folder, check_data, ensure_base, run_segment
 from moalign.study.study import Study
 
 NewStudy = Callable[..., Study]
@@ -220,11 +233,63 @@ def test_calibration_refuses_a_constant_objective(
         run_segment(task_of(new_study(*given), run, plugin_file, until=1), lambda event: None, {})
 
 
-def test_a_field_that_prompts_lack_is_told_before_anything_is_built(
-    new_study: NewStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_field_that_prompts_lack_is_told(
+    new_study: NewStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = new_study()
     reward = type(study.new_rewards()["a"])
     monkeypatch.setattr(reward, "needs", frozenset({"field:frist"}))
     with pytest.raises(DataError, match=r"needs the field 'frist'.*did you mean 'first'"):
-        ensure_base(study, RunFolder(tmp_path / "run"), lambda share, words: pytest.fail("built"))
+        check_data(study)
+
+
+@pytest.mark.parametrize("damage", ["gone", "training", "policy"])
+def test_a_checkpoint_that_is_damaged_is_made_again(
+    new_study: NewStudy, run: RunFolder, plugin_file: Path, damage: str
+) -> None:
+    task = task_of(new_study("training.steps=4"), run, plugin_file)
+    run_segment(replace(task, until=2), lambda event: None, {})
+    rung = files_of(run.checkpoint(0, 2))
+    run_segment(replace(task, since=2), lambda event: None, {})
+    expected = files_of(run.checkpoint(0, 4))
+    shutil.rmtree(run.checkpoint(0, 4))
+    if damage == "gone":
+        shutil.rmtree(run.checkpoint(0, 2))
+    elif damage == "training":
+        (run.training(0, 2) / "trial.safetensors").write_bytes(b"half")
+    else:
+        (run.policy(0, 2) / "policy.safetensors").unlink()
+    run_segment(replace(task, since=2), lambda event: None, {})
+    assert files_of(run.checkpoint(0, 2)) == rung
+    assert files_of(run.checkpoint(0, 4)) == expected
+
+
+def test_a_full_disk_under_the_base_policy_is_a_sentence(
+    new_study: NewStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = new_study()
+
+    def full(*given: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(type(study.policy), "build", full)
+    with pytest.raises(RecordError, match=r"the base policy cannot be written.*make room"):
+        ensure_base(study, RunFolder(tmp_path / "run"), lambda share, words: None)
+    assert list((tmp_path / ".artifacts").iterdir()) == []
+
+
+def test_a_full_disk_under_a_checkpoint_is_the_systems_error(
+    new_study: NewStudy, run: RunFolder, plugin_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the executor can tell it from a trial's own failure."""
+    task = task_of(new_study(), run, plugin_file, until=1)
+
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    done = run_task(run_segment, task, lambda event: None, {})
+    assert isinstance(done, SegmentFailed)
+    assert done.fatal
+    assert "make room" in done.reason
+    assert not run.checkpoint(0, 1).exists()

@@ -151,7 +151,7 @@ def test_a_changed_study_is_refused_and_the_difference_shown(tmp_path: Path):
         quick_run(tmp_path / "mine", "training.steps=8", "objectives.b.at_least=0.2")
     assert str(caught.value) == (
         "run mine was begun with another study; give the new study a run of its own with --run "
-        "NAME, or put the old one back. What has changed:\n"
+        "NAME, or put the old one back. What has changed, in the file or in a default:\n"
         "  objectives.b.at_least: 0.1 -> 0.2\n"
         "  training.steps: 6 -> 8"
     )

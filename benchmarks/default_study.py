@@ -45,9 +45,9 @@ def main() -> None:
     rows, utilities = [], []
     for seed in args.seeds:
         command = [sys.executable, "-m", "moalign", "pareto", args.study]
-        command += ["--set", f"seed={seed}", "--run", f"seed-{seed}", "--out", str(out)]
+        command += ["--set", f"seed={seed}", "--out", str(out / f"seed-{seed}")]
         first, second = timed(command), timed(command)
-        run = read(RunFolder(out / f"seed-{seed}"))
+        run = read(RunFolder(out / f"seed-{seed}" / args.study))
         front = front_of(run)
         table = front.table
         units = [point.units_UK(table.names, "validation") for point in table.front]

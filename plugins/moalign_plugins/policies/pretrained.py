@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
@@ -152,7 +154,8 @@ class Pretrained(PolicySource):
             import torch
             from peft import PeftModel
 
-            with torch.random.fork_rng(devices=[]):  # it draws weights before it reads them
+            # It draws weights before it reads them.
+            with torch.random.fork_rng(devices=[]), _without_peft_warning():
                 adapter: Any = PeftModel.from_pretrained(model, folder / ADAPTER, is_trainable=True)
             model = adapter
         pad_id = tokenizer.pad_token_id
@@ -163,7 +166,7 @@ class Pretrained(PolicySource):
             end_ids=end_ids,
             # Any token will do: padding is known by lengths, never by comparing ids.
             pad_id=min(end_ids) if pad_id is None else pad_id,
-            speaks=self._speaks(tokenizer),
+            speaks=self._speaks(tokenizer, objectives),
         )
 
     def _folder(self) -> Path | None:
@@ -226,8 +229,7 @@ class Pretrained(PolicySource):
         """Return the token ids of a prompt; training, evaluation and exports all come by here."""
         text = prompt.text
         if condition is not None:
-            weights = ", ".join(f"{name} {weight:.2f}" for name, weight in condition.items())
-            text = f"{weights}\n{text}"
+            text = f"{_weights_line(condition)}\n{text}"
         if tokenizer.chat_template is None:
             whole = text if self.system is None else f"{self.system}\n\n{text}"
             return list(tokenizer(whole)["input_ids"])
@@ -239,12 +241,17 @@ class Pretrained(PolicySource):
         )
         return list(ids)
 
-    def _speaks(self, tokenizer: PreTrainedTokenizerBase) -> str:
+    def _speaks(self, tokenizer: PreTrainedTokenizerBase, objectives: Sequence[str]) -> str:
         form = "plain text" if tokenizer.chat_template is None else "a user message in a chat"
         sentence = f"Trained from {self.model}. A prompt is {form}"
         if self.condition == "weights":
-            sentence += ", after a line with the weights, such as `accuracy 0.60, brevity 0.40`"
+            equal = _weights_line(dict.fromkeys(objectives, 1.0 / len(objectives)))
+            sentence += f", after a line with the weights, such as `{equal}`"
         return f"{sentence}."
+
+
+def _weights_line(condition: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {weight:.2f}" for name, weight in condition.items())
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -271,7 +278,7 @@ def _adapted(model: PreTrainedModel, lora: Lora, seed: int) -> Any:
         target_modules="all-linear" if lora.targets == "all-linear" else list(lora.targets),
         fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in model.modules()),  # GPT-2
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _without_peft_warning():
         torch.manual_seed(seed)
         try:
             return get_peft_model(model, config)
@@ -281,6 +288,14 @@ def _adapted(model: PreTrainedModel, lora: Lora, seed: int) -> Any:
                 f"({error}); leave it out to adapt all linear layers",
                 "lora",
             ) from error
+
+
+@contextmanager
+def _without_peft_warning() -> Iterator[None]:
+    """Hide that peft reads a property that transformers has renamed; nobody here can mend it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+        yield
 
 
 def _digest(folder: Path) -> str:

@@ -212,7 +212,7 @@ def test_a_condition_stands_before_the_prompt(template: str | None, tmp_path: Pa
     loaded = built(Pretrained(model=folder, condition="weights"), tmp_path / "base")
     found = text_of(loaded, {"accuracy": 0.6, "brevity": 0.4})
     assert "accuracy 0.60, brevity 0.40\nName a colour." in found
-    assert "accuracy 0.60, brevity 0.40" in loaded.speaks
+    assert "such as `accuracy 0.50, brevity 0.50`" in loaded.speaks, "the study's objectives"
     assert "accuracy" not in text_of(loaded)
 
 

@@ -259,8 +259,9 @@ def moalign_study_ended(run: Path, outcome: str, files: Mapping[str, Path]) -> N
         run: the run's folder.
         outcome: ``finished``, ``interrupted`` or ``failed``.
         files: what was written for people, by role: ``front_png``, ``front_html``, ``points_csv``,
-            ``study``; ``policies`` is the folder that holds the exported policy of each point of
-            the front, named after the point as in ``points_csv``. Empty if it was interrupted.
+            ``report``, ``study``; ``policies`` is the folder that holds the exported policy of
+            each point of the front, named after the point as in ``points_csv``. Empty if it was
+            interrupted.
     """
 
 

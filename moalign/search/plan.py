@@ -2,7 +2,7 @@
 
 Counts are upper bounds: at rungs some trials will be stopped. Before anything has run, tokens are
 bounded by the limits of the rollout; once a trial has been measured, tokens and time are what it
-took per step. A time is never guessed.
+took per step. Disk is known once a policy stands. A time is never guessed.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ class Plan:
         sampled: completion tokens, at most; by the limits, or as measured per step so far.
         cost: tokens by kind as measured per step so far, or None.
         seconds: wall-clock as measured per step so far, or None.
-        kept: bytes of policies when it is finished, at most, or None.
-        working: bytes of the live trials' checkpoints, at most, or None.
+        point: bytes that a point of the front takes in the end, its exported copy included, or
+            None before there is a policy.
+        working: bytes of the live trials' checkpoints, or None.
     """
 
     trials: int
@@ -41,7 +42,7 @@ class Plan:
     sampled: int
     cost: Cost | None
     seconds: float | None
-    kept: int | None
+    point: int | None
     working: int | None
 
     def lines(self) -> list[str]:
@@ -58,13 +59,14 @@ class Plan:
                 "backward, at what a step has taken so far"
             )
         lines.append(
-            "disk    unknown until there is a policy"
-            if self.kept is None or self.working is None
-            else f"disk    at most {_bytes(self.kept)} of policies in the end, and "
-            f"{_bytes(self.working)} of checkpoints on the way"
+            "disk    unknown until the base policy is built, because nothing else tells its size"
+            if self.point is None or self.working is None
+            else f"disk    about {_bytes(self.working)} of checkpoints on the way, and "
+            f"{_bytes(self.point)} for each point of the front in the end"
         )
         lines.append(
-            f"time    unknown until a trial has been measured ({self.workers} at a time)"
+            f"time    unknown until a trial has been measured ({self.workers} at a time), because "
+            "it depends on this machine"
             if self.seconds is None
             else f"time    about {_duration(self.seconds)} with {self.workers} at a time, at what "
             "a step has taken so far; test measurements come on top"
@@ -109,7 +111,8 @@ def make_plan(study: Study, folder: RunFolder, run: Run | None, trials: int, wor
         sampled=rows * study.rollout.max_tokens,
         cost=cost,
         seconds=seconds,
-        kept=None if size is None else size * max(trials, len(made)),
+        # The checkpoint's policy, and its copy in front/.
+        point=None if size is None else 2 * size,
         # Beside the policy, AdamW keeps two numbers for each of its.
         working=None if size is None else 3 * size * min(workers, trials),
     )

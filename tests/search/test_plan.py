@@ -25,12 +25,13 @@ def test_before_anything_ran_there_are_bounds_and_no_time(tmp_path: Path):
     assert made.measurements == 6 * 3 + 1
     # 16 prompts x 8 completions a step, 256 x 2 a measurement, 8 tokens each.
     assert made.sampled == (36 * 128 + 19 * 512) * 8
-    assert (made.cost, made.seconds, made.kept, made.working) == (None, None, None, None)
+    assert (made.cost, made.seconds, made.point, made.working) == (None, None, None, None)
     assert made.lines() == [
         "trials  6 in all, 0 done; at most 36 steps to go and 19 measurements on validation",
         "tokens  at most 115 thousand sampled; each is read and learnt from as well",
-        "disk    unknown until there is a policy",
-        "time    unknown until a trial has been measured (2 at a time)",
+        "disk    unknown until the base policy is built, because nothing else tells its size",
+        "time    unknown until a trial has been measured (2 at a time), because it depends on "
+        "this machine",
     ]
     assert not (tmp_path / "mine").exists()
 
@@ -41,9 +42,10 @@ def test_disk_is_known_once_the_base_policy_is_built(tmp_path: Path):
     (base / "model.safetensors").write_bytes(b"x" * 1000)
     (base / "tokenizer.json").write_bytes(b"x" * 77)
     made = make_plan(quick_study(), RunFolder(tmp_path / "mine"), None, trials=6, workers=2)
-    assert (made.kept, made.working) == (6000, 6000)
+    assert (made.point, made.working) == (2000, 6000)
     assert made.lines()[2] == (
-        "disk    at most 6 kB of policies in the end, and 6 kB of checkpoints on the way"
+        "disk    about 6 kB of checkpoints on the way, and 2 kB for each point of the front in "
+        "the end"
     )
 
 

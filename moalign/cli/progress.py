@@ -24,6 +24,11 @@ Values = Mapping[str, tuple[float, float]]
 LOUD: Final = 0.25
 """Share of the base policy after which a plain view says how far it is."""
 
+BRIEF: Final = 5.0
+"""Seconds; a shorter time left is not worth telling."""
+
+TESTING: Final = "measuring the front on test"
+
 
 @dataclass
 class _Trial:
@@ -72,6 +77,7 @@ class ProgressView:
         self._told = 0.0
         self._began = time.monotonic()
         self._searching: float | None = None
+        self._tested = False
         self._live: Live | None = None
 
     def __repr__(self) -> str:
@@ -120,6 +126,7 @@ class ProgressView:
             self._take_over(run)
         how = f"going on, {self._ended} of {self.trials} trials are done" if resumed else "starting"
         self._say(f"{run}: {how}; Ctrl-C stops, and the same command goes on")
+        self._say_phase()
 
     @hookimpl
     def moalign_base_measured(self, values: Values) -> None:
@@ -152,7 +159,8 @@ class ProgressView:
 
     @hookimpl
     def moalign_front_updated(self, points: Sequence[Observation], hypervolume: float) -> None:
-        """Count the points of the front."""
+        """Count the points of the front; those that are new were never measured on test."""
+        self._tested = False
         self._front = frozenset(point.trial for point in points)
         self._points, self._hypervolume = len(points), hypervolume
 
@@ -170,6 +178,7 @@ class ProgressView:
         self._say(told + (", on the front" if trial in self._front else ""))
         if self._live is None and (left := self._left()):
             self._say(f"about {left} left")
+        self._say_phase()
 
     @hookimpl
     def moalign_study_ended(self) -> None:
@@ -193,6 +202,7 @@ class ProgressView:
         front = state.front()
         self._front = frozenset(point.trial for point in front)
         self._points, self._hypervolume = len(front), state.hypervolume()
+        self._tested = all((point.trial, point.step) in state.tests for point in front)
 
     def _search_begins(self) -> None:
         if self._searching is None:
@@ -201,18 +211,28 @@ class ProgressView:
     def _say(self, text: str) -> None:
         self.console.print(text, soft_wrap=True)
 
+    @property
+    def _testing(self) -> bool:
+        """Whether all trials have ended, and left a front that is not measured on test yet."""
+        return self._ended >= self.trials and bool(self._points) and not self._tested
+
+    def _say_phase(self) -> None:
+        if self._live is None and self._testing:
+            self._say(TESTING)
+
     def _done(self) -> float:
         """Return how many trials are done, running ones by their share of steps."""
         running = list(self._running.values())  # the driver's thread changes it
         return self._ended + sum(trial.step / trial.total for trial in running)
 
     def _left(self) -> str:
-        """Return the time left, from the trials of this command; empty before one has ended."""
+        """Return the time left, from the trials of this command; empty if unknown or brief."""
         done = self._done() - self._before
         ahead = self.trials - self._done()
         if not done or ahead <= 0 or self._searching is None:
             return ""
-        return _clock((time.monotonic() - self._searching) / done * ahead)
+        left = (time.monotonic() - self._searching) / done * ahead
+        return "" if left < BRIEF else _clock(left)
 
     def _panel(self) -> RenderableType:
         from rich.console import Group
@@ -228,7 +248,9 @@ class ProgressView:
             parts.append(f"{self._points} on the front")
             parts.append(f"hypervolume {self._hypervolume:.3f}")
         parts.append(_clock(time.monotonic() - self._began))
-        if left := self._left():
+        if self._testing:
+            parts.append(TESTING)
+        elif left := self._left():
             parts.append(f"about {left} left")
         line = " · ".join(parts)
         return Group(line, bar, self._table()) if self._running else Group(line, bar)

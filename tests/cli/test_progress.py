@@ -90,6 +90,42 @@ def test_lines(clock: Clock) -> None:
     ]
 
 
+def test_the_test_measurements_are_a_phase_of_their_own(clock: Clock) -> None:
+    view, file = view_on(trials=1)
+    view.moalign_study_started(Path("runs/toy"), STUDY, OBJECTIVES, resumed=False)
+    run_one(view, 0)
+    assert file.getvalue().splitlines()[-1] == "measuring the front on test"
+    view, _ = view_on(terminal=True, trials=2)
+    view.moalign_study_started(Path("runs/toy"), STUDY, OBJECTIVES, resumed=False)
+    run_one(view, 0)
+    assert "on test" not in drawn(view)
+    run_one(view, 1)
+    assert "2 of 2 trials · 1 on the front" in drawn(view)
+    assert "measuring the front on test" in drawn(view)
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_a_resumed_run_measures_on_test_what_was_not(
+    make_run: MakeRun, clock: Clock, test: bool
+) -> None:
+    run = make_run(closed="interrupted", test=test)
+    view, file = view_on(trials=3)
+    view.moalign_study_started(run.folder.path, STUDY, OBJECTIVES, resumed=True)
+    assert ("measuring the front on test" in file.getvalue()) is not test
+
+
+def test_a_moment_is_not_told(clock: Clock) -> None:
+    view, file = view_on(trials=3)
+    view.moalign_study_started(Path("runs/toy"), STUDY, OBJECTIVES, resumed=False)
+    view.moalign_trial_started(0, Proposal({}))
+    clock.now = 2.0
+    run_one(view, 0)
+    assert view._left() == "", "two trials of two seconds are left"
+    clock.now = 3.0
+    assert view._left() == "00:06"
+    assert "left" not in file.getvalue()
+
+
 def test_a_line_is_never_cut() -> None:
     view, file = view_on()
     view.moalign_study_started(Path("runs") / ("x" * 300), STUDY, OBJECTIVES, resumed=False)

@@ -14,6 +14,7 @@ import numpy as np
 from moalign import pareto
 from moalign.errors import RecordError
 from moalign.reporting.statistics import Floats, mean_and_stderr
+from moalign.search import events
 from moalign.search.archive import Run
 from moalign.search.measurements import Measured
 from moalign.study.study import complete_preference
@@ -146,9 +147,15 @@ def read_points(run: Run) -> PointTable:
     """Build the table of a run's points from its record and its measurement files.
 
     Raises:
-        RecordError: the base policy has not been measured, or a file is missing or damaged.
+        RecordError: the base policy has not been measured, with the reason if it failed; or a
+            file is missing or damaged.
     """
     if run.base is None:
+        if failure := _base_failure(run):
+            raise RecordError(
+                f"run {run.folder.name} has no points, because the base policy could not be "
+                f"measured: {failure}; mend that, and go on with the command that started it"
+            )
         raise RecordError(
             f"run {run.folder.name} has not measured its base policy yet, so there is nothing to "
             "show; go on with the command that started it"
@@ -162,6 +169,22 @@ def read_points(run: Run) -> PointTable:
         base=_base(run),
         points=tuple(sorted(points, key=lambda p: (p.trial, p.step, p.id))),
     )
+
+
+def _base_failure(run: Run) -> str:
+    """Return why the latest driver could not measure the base policy; empty if it has not failed.
+
+    The state of a run forgets this, because the next driver tries again.
+    """
+    reason = ""
+    for line in run.folder.events.read_bytes().splitlines(keepends=True):
+        if line.endswith(b"\n"):
+            event = events.from_line(line)
+            if isinstance(event, events.Opened):
+                reason = ""
+            elif isinstance(event, events.Failed) and event.trial == BASE:
+                reason = event.reason
+    return reason
 
 
 def _point(run: Run, seen: Observation, front: bool) -> Point:

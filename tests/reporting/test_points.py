@@ -12,6 +12,7 @@ import pytest
 from moalign import Objective
 from moalign.errors import RecordError
 from moalign.reporting.points import read_points, to_csv
+from moalign.types import BASE
 
 MakeRun = Callable[..., Any]
 
@@ -98,3 +99,21 @@ def test_a_damaged_file_is_named(make_run: MakeRun) -> None:
     path.write_text("{")
     with pytest.raises(RecordError, match=str(path)):
         read_points(run)
+
+
+def test_a_base_policy_that_failed_says_why(make_run: MakeRun) -> None:
+    from moalign.search import events
+    from moalign.search.record import Record, read
+
+    folder = make_run().folder
+    lines = folder.events.read_text().splitlines(keepends=True)
+    folder.events.write_text(lines[0])
+    with pytest.raises(RecordError, match="has not measured its base policy yet"):
+        read_points(read(folder))
+    with Record(folder) as record:
+        record.append(events.Failed(2.0, BASE, "reward a gave NaN", ""))
+    with pytest.raises(RecordError, match="could not be measured: reward a gave NaN; mend that"):
+        read_points(read(folder))
+    folder.events.write_text(folder.events.read_text() + lines[0])
+    with pytest.raises(RecordError, match="has not measured its base policy yet"):
+        read_points(read(folder))  # another driver is trying

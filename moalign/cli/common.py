@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,8 +31,6 @@ def is_terminal() -> bool:
     """Whether a person is looking: colours and tables are for them, plain lines for programs."""
     return sys.stdout.isatty()
 
-
-RUNS = Path("runs")
 
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder that holds the runs.")]
 Sets = Annotated[
@@ -65,9 +64,18 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
-def out_option(folder: Path) -> str:
-    """Return the ``--out`` that a command needs to find a run's folder; empty if none."""
-    return "" if folder.parent == RUNS else f" --out {folder.parent}"
+def run_folder(out: Path, name: str) -> Path:
+    """Return the folder of a run that is to be made, or gone on with.
+
+    Raises:
+        StudyError: the name is none that a run can have.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise StudyError(
+            f"--run {name}: a run's name begins with a letter or a digit and has only letters, "
+            "digits, '-', '_' and '.'; --out names the folder that holds the runs"
+        )
+    return out / name
 
 
 def find_run(name: str, out: Path) -> RunFolder:

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moalign.cli.common import (
-    RUNS,
     Out,
     PluginFiles,
     RunArgument,
     new_console,
-    out_option,
     pairs,
     print_table,
     quiet_libraries,
     read_run,
 )
 from moalign.errors import RecordError, StudyError, nearest
+from moalign.reporting.commands import RUNS, pick_command, sample_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -145,15 +144,25 @@ def pick_point(
 
 
 def study_of(run: Run, plugin_files: list[Path] | None) -> Study:
-    """Return the study of a run, checked with the plugins it ran with, or with those given."""
+    """Return the study of a run, checked with the plugins it ran with, or with those given.
+
+    Raises:
+        RecordError: none are given, and a file that it ran with is gone.
+    """
     from moalign import plugins
     from moalign.study.document import Document
     from moalign.study.loading import checked
 
     opened = run.opened[0]
-    files = plugin_files or [Path(path) for path in opened.plugins]
+    own = [Path(path) for path in opened.plugins]
+    gone = [str(path) for path in own if not path.is_file()]
+    if gone and not plugin_files:
+        every = "it" if len(own) == 1 else "every plugin file of the run"
+        raise RecordError(
+            f"the run's plugin file {', '.join(gone)} is gone; give {every} with --plugin"
+        )
     document = Document(str(run.folder.study), dict(opened.study))
-    return checked(document, plugins.load(files))
+    return checked(document, plugins.load(plugin_files or own))
 
 
 def show_front(console: Console, run: Run, found: Front) -> None:
@@ -161,7 +170,7 @@ def show_front(console: Console, run: Run, found: Front) -> None:
     from moalign.reporting.front import choice_rows, front_rows, hypervolume_sentence
     from moalign.reporting.pick import thresholds
     from moalign.reporting.plots import title
-    from moalign.reporting.report import pick_command, trust
+    from moalign.reporting.report import trust
 
     table = found.table
     console.print(f"\n{title(table)} (± standard error; base policy last)", soft_wrap=True)
@@ -177,8 +186,7 @@ def show_front(console: Console, run: Run, found: Front) -> None:
     written = [name for name in names if (run.folder.path / name).exists()]
     if written:
         console.print(f"files    {run.folder.path}/: {', '.join(written)}", soft_wrap=True)
-    where = out_option(run.folder.path)
-    console.print(f"pick     {pick_command(run, found)}{where}", soft_wrap=True)
+    console.print(f"pick     {pick_command(run, table.names)}", soft_wrap=True)
 
 
 def show_pick(console: Console, run: Run, table: PointTable, picked: Pick) -> None:
@@ -203,8 +211,7 @@ def show_pick(console: Console, run: Run, table: PointTable, picked: Pick) -> No
     if exported.is_dir():
         console.print(f"\npolicy   {exported}", soft_wrap=True)
     if point.front:
-        where = out_option(run.folder.path)
-        console.print(f'try it   moalign sample {run.folder.name} "..." --point {point.id}{where}')
+        console.print(f"try it   {sample_command(run, point)}", soft_wrap=True)
 
 
 def _value_rows(table: PointTable, point: Point) -> tuple[list[str], list[list[str]]]:

@@ -11,9 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moalign.cli.common import RUNS, Out, PluginFiles, RunName, Sets, new_console, quiet_libraries
+from moalign.cli.common import (
+    Out,
+    PluginFiles,
+    RunName,
+    Sets,
+    new_console,
+    quiet_libraries,
+    run_folder,
+)
 from moalign.cli.front import show_front
 from moalign.errors import RecordError
+from moalign.reporting.commands import RUNS
 from moalign.study.bundled import DEFAULT
 
 if TYPE_CHECKING:
@@ -66,7 +75,7 @@ def pareto(
     The same command goes on with an interrupted run, and shows the front of a finished one.
     """
     loaded = load_study(study, plugin, set_ or ())
-    folder = out / (run or loaded.name)
+    folder = run_folder(out, loaded.name if run is None else run)
     if plan:
         _print_plan(loaded, folder, trials)
         return
@@ -89,7 +98,7 @@ def train(
     The study's own settings make a run of one trial; --set changes them.
     """
     loaded = load_study(study, plugin, [*SINGLE, *(set_ or ())])
-    folder = out / (run or f"{loaded.name}-train")
+    folder = run_folder(out, f"{loaded.name}-train" if run is None else run)
     _run(loaded, folder, trials=None, max_hours=max_hours, strict=strict)
 
 
@@ -120,6 +129,11 @@ def _run(
     from moalign.search.driver import run_study
 
     view, began = ProgressView(console, total), time.monotonic()
+
+    def report(state: Run) -> Mapping[str, Path]:
+        view.stop()  # its last words are that the front is being measured
+        return write_all(study, state, console)
+
     try:
         view.start()
         with _short_warnings(console):
@@ -131,7 +145,7 @@ def _run(
                 listeners=[view],
                 strict=strict,
                 progress=view.base,
-                report=lambda state: write_all(study, state, console),
+                report=report,
             )
     except KeyboardInterrupt:  # before the driver began, or again while it was closing
         view.stop()

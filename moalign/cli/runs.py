@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moalign.cli.common import RUNS, Out, new_console, print_table, runs_in
+from moalign.cli.common import Out, new_console, print_table, runs_in
 from moalign.cli.front import study_of
 from moalign.errors import MoalignError, RecordError
+from moalign.reporting.commands import RUNS
 
 if TYPE_CHECKING:
     from moalign.search.archive import Run
@@ -85,11 +86,21 @@ def clean(
         return
     print_table(console, ["folder", "MB"], [[str(p), f"{_size(p) / 1e6:.1f}"] for p in found])
     count = f"{len(found)} folder{'s' * (len(found) > 1)}"
-    if not yes and not typer.confirm(f"Delete {count}?"):
-        console.print("nothing was deleted")
+    try:
+        if not yes and not typer.confirm(f"Delete {count}?"):
+            console.print("nothing was deleted")
+            return
+    except typer.Abort:
+        console.print("\nthere was no answer, so nothing was deleted; --yes deletes without asking")
         return
     for path in found:
-        shutil.rmtree(path)
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            raise RecordError(
+                f"{path} cannot be deleted ({error}); the same command goes on once there is "
+                "permission"
+            ) from error
     console.print(f"deleted {count}")
 
 
@@ -98,6 +109,9 @@ def removable(out: Path) -> Iterator[Path]:
 
     In every run what was left half-written; in a finished one the training states, and policies
     that are not on the front; base policies that no run uses.
+
+    Raises:
+        RecordError: a record is damaged, or a run cannot be locked.
     """
     import filelock
 
@@ -113,6 +127,11 @@ def removable(out: Path) -> Iterator[Path]:
                     yield from _off_the_front(run)
         except filelock.Timeout:
             idle = False
+        except OSError as error:
+            raise RecordError(
+                f"{folder.path} cannot be locked ({error}), and without its lock nothing is "
+                "deleted; give write permission, or move the run out of the way"
+            ) from error
         try:
             used.add(base := _base_policy(run))
             idle = idle and base.is_dir()  # else it was named by another version

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moalign.cli.common import (
-    RUNS,
     Out,
     PluginFiles,
     RunArgument,
@@ -19,6 +18,7 @@ from moalign.cli.common import (
 )
 from moalign.cli.front import PointName, Prefer, pick_point, study_of
 from moalign.errors import RecordError
+from moalign.reporting.commands import RUNS
 
 if TYPE_CHECKING:
     from moalign.reporting.points import Point

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from moalign.errors import RecordError
+from moalign.reporting.commands import sample_command
 from moalign.reporting.front import number
 from moalign.reporting.pick import say
 from moalign.reporting.points import Point, PointTable, Value
@@ -110,15 +111,22 @@ def export_front(study: Study, run: Run, table: PointTable) -> Path:
 
 @contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
-    """Give a folder to write in, and rename it to ``folder`` once all is written."""
+    """Give a folder to write in, and rename it to ``folder`` once all is written.
+
+    Raises:
+        OSError: whatever kept it from being written, whichever library met it.
+    """
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
         yield beside
         beside.rename(folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(beside, ignore_errors=True)
+        # safetensors and tokenizers tell a full disk by classes of their own, in Rust's words.
+        if not isinstance(error, OSError) and "(os error " in str(error):
+            raise OSError(str(error)) from error
         raise
 
 
@@ -143,7 +151,7 @@ def model_card(
         _code(point, loaded, study.rollout),
         "The text above is one prompt exactly as the model reads it. Between a person and the "
         "bare model stands the task, which reads and writes plain text:",
-        f'```\nmoalign sample {run.folder.name} "..."\n```',
+        f"```\n{sample_command(run, point)}\n```",
         "## What it scored",
         _scores(table, point),
         "## How it was made",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moalign.errors import RecordError
+from moalign.reporting.commands import pick_command
 from moalign.reporting.front import (
     Front,
     build_front,
@@ -119,7 +120,7 @@ def report_text(run: Run, front: Front, facts: Mapping[str, Any]) -> str:
         parts.append("\n".join(f"- trial {t.number}, step {t.step}: {t.reason}" for t in failures))
     if facts:
         parts += ["## Data", "\n".join(f"- {name}: {value}" for name, value in facts.items())]
-    parts += ["## Pick a point", "    " + pick_command(run, front)]
+    parts += ["## Pick a point", "    " + pick_command(run, front.table.names)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -157,13 +158,6 @@ def trust(run: Run, front: Front) -> str:
         "setting needs several training seeds. A mixture that picks one of the policies at random "
         "per prompt reaches every point between them."
     )
-
-
-def pick_command(run: Run, front: Front) -> str:
-    """Return a command that picks a point."""
-    names = front.table.names
-    wanted = f"--prefer {names[0]}=3,{names[1]}=1" if len(names) > 1 else "--knee"
-    return f"moalign front {run.folder.name} {wanted}"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -202,6 +202,7 @@ def test_an_exported_policy_is_the_one_that_was_measured(
     assert "mine cannot be written (" in blocked.stderr
 
     card = (tmp_path / "mine" / "README.md").read_text()
+    assert f'moalign sample letters "..." --point {name} --out {world.runs}\n' in card
     assert "It reads letters and writes letters." in card
     assert "(policy `tiny`); the licence of that data applies." in card
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
@@ -209,6 +210,22 @@ def test_an_exported_policy_is_the_one_that_was_measured(
     names: dict[str, object] = {}
     exec(code, names)
     assert names["written"].shape[1] <= names["ids"].shape[1] + 6
+
+
+def test_an_export_to_a_full_disk_is_a_sentence(
+    world: World, searched: Result, tmp_path: Path
+) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # smaller than the weights
+    try:
+        done = world("front", "letters", "--knee", "--export", tmp_path / "full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert done.exit_code == 2
+    assert re.fullmatch(r"Error: \S+full cannot be written \(.*os error.*\); .*\n", done.stderr)
+    assert list(tmp_path.iterdir()) == [], "nothing half-written is left"
 
 
 def world_folder(world: World) -> object:

@@ -226,7 +226,12 @@ def test_clean_asks_first(cluttered: Path) -> None:
     assert done.exit_code == 0
     assert "Delete 5 folders?" in done.stdout
     assert policy.is_dir()
-    assert moalign("clean", "--out", cluttered, input="").exit_code == 1
+    done = moalign("clean", "--out", cluttered, input="")
+    assert done.exit_code == 0
+    assert done.stdout.endswith(
+        "\nthere was no answer, so nothing was deleted; --yes deletes without asking\n"
+    )
+    assert "Abort" not in done.output
     assert policy.is_dir(), "no answer is no"
     done = moalign("clean", "--out", cluttered, "--yes")
     assert "deleted 5 folders" in done.stdout
@@ -234,6 +239,27 @@ def test_clean_asks_first(cluttered: Path) -> None:
     assert (cluttered / "toy" / "trials" / "0000" / "step-00030" / "policy").is_dir()
     assert "nothing to delete" in moalign("clean", "--out", cluttered, "--yes").stdout
     assert moalign("front", "toy", "--out", cluttered).exit_code == 0
+
+
+def test_clean_without_permission_is_a_sentence(
+    cluttered: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runs.shutil, "rmtree", refused)
+        done = moalign("clean", "--out", cluttered, "--yes")
+    assert done.exit_code == 2
+    assert "cannot be deleted ([Errno 13] Permission denied); the same command" in done.stderr
+    lock = cluttered / "toy" / "lock"
+    lock.unlink(missing_ok=True)
+    lock.mkdir()  # even for root no file can be opened there
+    done = moalign("clean", "--out", cluttered, "--yes")
+    assert done.exit_code == 2
+    assert f"Error: {cluttered / 'toy'} cannot be locked (" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert (cluttered / "toy" / "trials" / "0003" / "step-00015" / "policy").is_dir()
 
 
 def test_clean_leaves_an_unfinished_and_a_running_run_alone(
@@ -271,6 +297,44 @@ def test_sample_of_a_run_whose_plugins_are_gone(out: Path) -> None:
     done = moalign("sample", "toy", "hello", "--out", out)
     assert done.exit_code == 2
     assert "no task is called 'toy-task'" in done.stderr
+
+
+def test_a_plugin_file_that_was_moved_is_told(out: Path, tmp_path: Path) -> None:
+    import json
+
+    events = out / "toy" / "events.jsonl"
+    first, *rest = events.read_text().splitlines()
+    gone = tmp_path / "gone.py"
+    opened = json.loads(first) | {"plugins": {str(gone): "0"}}
+    events.write_text("\n".join([json.dumps(opened), *rest, ""]))
+    for command in (["sample", "toy", "hello"], ["front", "toy", "--knee", "--export", "x"]):
+        done = moalign(*command, "--out", out)
+        assert done.exit_code == 2
+        assert done.stderr == (
+            f"Error: the run's plugin file {gone} is gone; give it with --plugin\n"
+        )
+    (tmp_path / "here.py").touch()
+    done = moalign("sample", "toy", "hello", "--out", out, "--plugin", tmp_path / "here.py")
+    assert "here.py offers nothing" in done.stderr, "the given file is loaded instead"
+
+
+# --- what to type next -------------------------------------------------------------------------
+
+
+def test_commands_find_the_run_and_the_point(make_run: MakeRun, monkeypatch: Any) -> None:
+    from moalign.reporting.commands import pick_command, sample_command
+    from moalign.reporting.points import read_points
+
+    run = make_run(trials=TRIALS)
+    parent = run.folder.path.parent
+    point = read_points(run).front[0]
+    assert sample_command(run, point) == f'moalign sample toy "..." --point t00 --out {parent}'
+    monkeypatch.chdir(parent.parent)
+    run.folder = type(run.folder)(Path("runs/toy"))
+    assert sample_command(run, point) == 'moalign sample toy "..." --point t00'
+    assert pick_command(run, ["a"]) == "moalign front toy --knee"
+    run.folder = type(run.folder)(Path("my runs/toy"))
+    assert pick_command(run, ["a", "b"]).endswith("--prefer a=3,b=1 --out 'my runs'")
 
 
 # --- pairs -------------------------------------------------------------------------------------

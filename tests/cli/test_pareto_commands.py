@@ -37,6 +37,7 @@ def moalign(tmp_path: Path, study: Path, monkeypatch: pytest.MonkeyPatch) -> Moa
     from moalign.search import segments
 
     monkeypatch.setenv("MOALIGN_PLUGINS", "")
+    monkeypatch.setattr(segments, "check_data", lambda study: None)
     monkeypatch.setattr(segments, "run_segment", quick.quick_segment)
     monkeypatch.setattr(segments, "ensure_base", lambda study, run, progress: progress(1.0, "here"))
     monkeypatch.setattr(export, "export_front", lambda study, run, table: run.folder.path / "front")
@@ -124,6 +125,15 @@ def test_a_plan_runs_nothing(moalign: Moalign, tmp_path: Path, monkeypatch: Any)
     assert done.exit_code == 0, done.output
     assert f"run     {tmp_path}/runs/quick" in done.stdout
     assert "trials  6 in all, 0 done" in done.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b", ".hidden", "-x", "a b"])
+@pytest.mark.parametrize("command", ["pareto", "train"])
+def test_a_run_has_a_plain_name(moalign: Moalign, tmp_path: Path, command: str, name: str) -> None:
+    done = moalign(command, f"--run={name}")
+    assert done.exit_code == 2
+    assert f"--run {name}: a run's name begins with a letter or a digit" in done.stderr
     assert not (tmp_path / "runs").exists()
 
 

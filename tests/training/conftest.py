@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from moalign.search.folders import RunFolder
 from moalign.search.segments import ensure_base
 from moalign.study.loading import load
 from moalign.study.study import Study
+
+SUPPORT = str(Path(__file__).parent.parent / "support")
+if SUPPORT not in sys.path:
+    sys.path.insert(0, SUPPORT)
 
 PLUGIN = '''
 import asyncio

@@ -12,6 +12,7 @@ import pytest
 os.environ.update(
     OMP_NUM_THREADS="1",  # sums split over threads differ in their last bits
     HF_HUB_OFFLINE="1",  # a test that reaches for the network fails at once
+    HF_HUB_DISABLE_PROGRESS_BARS="1",  # read once, at import; commands set it for themselves
     MLFLOW_DISABLE_TELEMETRY="true",
     MPLBACKEND="Agg",
     TOKENIZERS_PARALLELISM="false",  # else a fork after encoding warns

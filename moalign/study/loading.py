@@ -8,8 +8,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import to_json
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from moalign.components import Component, Tracker
 from moalign.errors import OptionError, StudyError, nearest
@@ -19,6 +18,9 @@ from moalign.study import checks, document, paths
 from moalign.study.document import Document
 from moalign.study.schema import StudySection
 from moalign.study.study import Study
+
+_PLAIN: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
+"""Turns options that are models of their own into plain data."""
 
 
 def load(text: str, source: str, catalogue: Catalogue, overrides: Sequence[str] = ()) -> Study:
@@ -200,4 +202,4 @@ def _resolve(
     except OptionError as error:
         blamed = (*place, name, error.option) if error.option else place
         raise StudyError(f"{doc.where(blamed)}: {error}") from error
-    return {name: cast("dict[str, Any]", json.loads(to_json(full)))}
+    return {name: cast("dict[str, Any]", _PLAIN.dump_python(full, mode="json"))}

@@ -61,6 +61,8 @@ def run_segment(
     try:
         trial = _trial(task, run, study, cache)
     except RecordError:
+        if task.since == 0:
+            raise
         # What stands at `since` is gone or damaged: it is made again, bit for bit.
         trial = _begun(task, run, study, cache)
         _train(trial, task, task.since, emit)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Demonstration,
         History,
         Objective,
+        Pair,
         Prompt,
         Proposal,
         ResponseScores,
@@ -101,6 +102,13 @@ class Task(Component):
 
     def demonstrations(self, seed: int) -> Sequence[Demonstration]:
         """Return completions to imitate, from the train split only; empty if there are none."""
+        return ()
+
+    def pairs(self, seed: int) -> Sequence[Pair]:
+        """Return preferences between completions, of train prompts only; empty if there are none.
+
+        Equal seeds give equal pairs.
+        """
         return ()
 
     def tokenizer(self) -> Tokenizer | None:

@@ -54,6 +54,15 @@ class Demonstration:
     completion: str
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two completions of a prompt, as a policy writes them, one of which people prefer."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+
+
 # --- objectives --------------------------------------------------------------------------------
 
 
@@ -264,11 +273,14 @@ class Weights:
             to 1 over K, unless the weighting declares ``signed`` or ``unnormalised``.
         gain: multiplies the combined advantage last; a number or a tensor [P, 1]; default 1.
         metrics: numbers to record, by name (multipliers, hypervolume, ...).
+        notes: sentences for people (a threshold that cannot be reached, ...), each said once per
+            trial; a sentence that should not be repeated must not change from step to step.
     """
 
     values: Tensor
     gain: float | Tensor = 1.0
     metrics: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -278,10 +290,12 @@ class ResponseScores:
     Attributes:
         values_PG: higher is better; NaN where no objective applies.
         metrics: numbers to record, by name.
+        notes: sentences for people, as in :class:`Weights`.
     """
 
     values_PG: Tensor
     metrics: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 class Step:
@@ -569,12 +583,14 @@ class StepEvent:
         step: steps taken, from 1.
         time: seconds since the epoch, set where it happened.
         metrics: numbers by name, ``objective/accuracy``, ``weight/accuracy``, ``loss``...
+        notes: sentences for people that this trial has not said before.
     """
 
     trial: int
     step: int
     time: float
     metrics: Mapping[str, float]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -634,6 +650,7 @@ __all__ = [
     "IntRange",
     "Objective",
     "Observation",
+    "Pair",
     "Parameter",
     "Prompt",
     "Proposal",

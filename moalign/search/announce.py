@@ -14,7 +14,7 @@ from moalign.components import Tracker
 from moalign.errors import PluginError, nearest
 from moalign.search import events
 from moalign.search.archive import Run, Trial
-from moalign.types import BASE, Observation
+from moalign.types import BASE, Observation, StepEvent
 
 
 class Announcer:
@@ -46,6 +46,7 @@ class Announcer:
         self._strict = strict
         self._replaying = False
         self._failures: Counter[str] = Counter()
+        self._notes: dict[str, set[int]] = {}
         for name, plugin in manager.list_name_plugin():
             if plugin is not None:
                 self._manager.register(plugin, name=name)
@@ -110,6 +111,14 @@ class Announcer:
             time=run.base.time,
         )
 
+    def step_ended(self, event: StepEvent) -> None:
+        """Say that a step has ended, and what people should know: each note as one warning."""
+        self("moalign_step_ended", event=event)
+        for note in event.notes:
+            if note not in self._notes:
+                warnings.warn(f"trial {event.trial}: {note}", stacklevel=3)
+            self._notes.setdefault(note, set()).add(event.trial)
+
     def segment_ended(self, run: Run, measured: events.Measured) -> None:
         """Say what a trial's checkpoint is worth."""
         trial, step = measured.trial, measured.step
@@ -145,6 +154,9 @@ class Announcer:
         for name, times in self._failures.items():
             if times > 1:
                 warnings.warn(f"{name} failed {times} times in all", stacklevel=2)
+        for note, trials in self._notes.items():
+            if len(trials) > 1:
+                warnings.warn(f"in {len(trials)} trials: {note}", stacklevel=2)
 
     def _guarded(self, name: str, what: str, function: Any, arguments: dict[str, Any]) -> None:
         try:

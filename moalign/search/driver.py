@@ -212,7 +212,7 @@ class _Driver:
     def _wait(self) -> None:
         for event in self.executor.wait(WAIT):
             if isinstance(event, StepEvent):
-                self.announce("moalign_step_ended", event=event)
+                self.announce.step_ended(event)
                 continue
             task = self.running.pop((event.trial, event.step, event.split))
             if isinstance(event, SegmentDone):

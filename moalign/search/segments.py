@@ -75,7 +75,7 @@ def run_segment(
 def _train(trial: Trial, task: SegmentTask, until: int, emit: Callable[[StepEvent], None]) -> None:
     while trial.index < until:
         metrics = trial.train_step()
-        emit(StepEvent(task.trial, trial.index, time.time(), metrics))
+        emit(StepEvent(task.trial, trial.index, time.time(), metrics, trial.notes))
 
 
 def _write(trial: Trial, task: SegmentTask, run: RunFolder, split: Split) -> None:

@@ -21,6 +21,7 @@ from moalign.training.contracts import check_advantages, check_returned
 from moalign.training.evaluation import Evaluator
 from moalign.training.gradients import gram_of, per_objective_gradients
 from moalign.training.metrics import describe
+from moalign.training.notes import Notes
 from moalign.training.policy import Policy, micro_batches
 from moalign.training.rollout import sample
 from moalign.training.scoring import Column, grouped, score, unchanged
@@ -44,6 +45,7 @@ class Trial:
     Attributes:
         index: training steps taken.
         cost: tokens spent so far, measurements included.
+        notes: what the last step has to say to people that no step before it has said.
     """
 
     def __init__(
@@ -71,6 +73,8 @@ class Trial:
         self.calibration = calibration
         self.index = 0
         self.cost = Cost()
+        self.notes: tuple[str, ...] = ()
+        self._notes = Notes()
         self.training = study.section.training
         self.objectives: tuple[Objective, ...] = study.train_objectives
         self.preference_K = torch.tensor([study.preference[o.name] for o in self.objectives])
@@ -115,6 +119,7 @@ class Trial:
         check_returned(self.weighting, returned, step)
         metrics = describe(step, returned, [c.name for c in self.columns], everything)
         metrics |= self._update(step, returned, rate)
+        self.notes = self._notes.new([*returned.notes, *self._notes.flat(step)])
         self.index += 1
         return metrics
 

@@ -166,6 +166,13 @@ class EachMiniBatch(Weighting):
         return Weights(torch.tensor([first, 1 - first]))
 
 
+class Says(Weighting):
+    """Has something to say at every step."""
+    name = "says"
+    def weigh(self, step):
+        return Weights(step.preference_K, notes=("the weighting has something to say",))
+
+
 class Noisy(Reward):
     """Draws from torch's own generator."""
     name = "noisy"
@@ -249,7 +256,7 @@ def moalign_tasks(): return [Letters]
 @hookimpl
 def moalign_rewards(): return [Share, Slow, PerToken, Running, Odd, Noisy, Padded]
 @hookimpl
-def moalign_weightings(): return [Drift, Product, Probing, Wrong, EachMiniBatch]
+def moalign_weightings(): return [Drift, Product, Probing, Wrong, EachMiniBatch, Says]
 @hookimpl
 def moalign_optimizers(): return [Plain, TwoPasses, Explodes]
 @hookimpl

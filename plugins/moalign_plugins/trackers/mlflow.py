@@ -400,8 +400,12 @@ class _Store:
             self._tag(run, {"outcome": "running", "on_front": "false", **_weights_tag(weights)})
 
     def step_ended(self, event: StepEvent) -> None:
-        """Write a step's metrics."""
+        """Write a step's metrics, and what it has to say as the tag ``notes``."""
         run = self._child(event.trial, event.time)
+        said = self.tags[run].get("notes", "")
+        new = [note for note in event.notes if note not in said]
+        if new:
+            self._tag(run, {"notes": " | ".join([*filter(None, [said]), *new])})
         for name, value in event.metrics.items():
             key = name if "/" in name else f"training/{name}"
             self._metric(run, key, value, event.step, event.time)

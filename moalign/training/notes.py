@@ -1,0 +1,43 @@
+"""What people should be told while a trial trains, each sentence once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from moalign.types import Step
+
+FLAT: Final = 5
+"""Steps in a row without any advantage after which an objective is worth a sentence."""
+
+
+class Notes:
+    """Remembers what a trial has said."""
+
+    def __init__(self) -> None:
+        """Nothing has been said."""
+        self._said: set[str] = set()
+        self._flat: dict[str, int] = {}
+
+    def new(self, sentences: Iterable[str]) -> tuple[str, ...]:
+        """Return the sentences that have not been said, and count them as said."""
+        fresh = tuple(s for s in dict.fromkeys(sentences) if s not in self._said)
+        self._said |= set(fresh)
+        return fresh
+
+    def flat(self, step: Step) -> list[str]:
+        """Return a sentence for each objective that has given no advantage for :data:`FLAT` steps.
+
+        All completions of every prompt scored alike on it, or it applied to none.
+        """
+        sentences = []
+        flat_K = (step.advantages_BTK == 0).all(1).all(0).tolist()
+        for name, flat in zip(step.names, flat_K, strict=True):
+            self._flat[name] = self._flat.get(name, 0) + 1 if flat else 0
+            if self._flat[name] == FLAT:
+                sentences.append(
+                    f"objective {name} scored all completions of every prompt alike for {FLAT} "
+                    "steps in a row, so it trains nothing; a larger training.group or a finer "
+                    "reward may tell them apart"
+                )
+        return sentences

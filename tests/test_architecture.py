@@ -34,8 +34,13 @@ LAYERS = (
     {"cli"},
     {"__main__"},
 )
-LEAVES = {"pareto": set(), "maths": {"types"}, "execution": {"errors", "types", "components"}}
-OPEN_TO_PLUGINS = {"pareto", "maths", "testing", "execution"}
+LEAVES = {
+    "pareto": set(),
+    "maths": {"types"},
+    "execution": {"errors", "types", "components"},
+    "weightings": {"errors", "types", "components", "maths"},
+}
+OPEN_TO_PLUGINS = {"pareto", "maths", "testing", "execution", "weightings"}
 LAZY = ("torch", "transformers", "mlflow", "optuna", "botorch", "matplotlib", "plotly", "datasets")
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         History,
         Objective,
         Pair,
+        Preparation,
         Prompt,
         Proposal,
         ResponseScores,
@@ -180,12 +181,53 @@ class Weighting(Stateful):
         needs: what it asks of the step: ``gram``, ``steer`` (evaluation on the steer split or a
             probe row), ``prompt_features``, ``losses``.
         declares: ``signed`` if weights may be negative, ``unnormalised`` if they do not sum to 1,
-            ``conditioned`` if they follow ``step.batch.conditions_PK`` where there are any.
+            ``conditioned`` if they follow ``step.batch.conditions_PK`` where there are any,
+            ``prompt-weights`` if :meth:`prompt_weights` says what a prompt calls for.
     """
 
     kind: ClassVar[str] = "weighting"
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: frozenset[str] = frozenset()
     declares: frozenset[str] = frozenset()
+
+    def recipe(self) -> Mapping[str, Any] | None:
+        """Return the options that :meth:`prepare` depends on, as plain data; None: no such stage.
+
+        What is prepared is kept under a hash of these, the task, the base policy, the objectives
+        and the seed, and loaded by every trial that asks for the same.
+        """
+        return None
+
+    def prepare(self, context: Preparation) -> dict[str, Any]:
+        """Learn, once and before any training, what :meth:`load_prepared` takes over.
+
+        Called on an instance of its own. Equal contexts give equal results.
+
+        Returns:
+            a state: tensors, numbers, text, and lists and dicts of these.
+
+        Raises:
+            moalign.errors.DataError: there is nothing to learn from.
+        """
+        raise NotImplementedError(f"weighting {self.name} has nothing to prepare")
+
+    def load_prepared(self, prepared: Mapping[str, Any]) -> None:
+        """Take over what :meth:`prepare` returned, before the first step; it never changes."""
+        raise NotImplementedError(f"weighting {self.name} has nothing to prepare")
+
+    def prompt_weights(self, prompts: Sequence[Prompt], features: Callable[[], Tensor]) -> Tensor:
+        """Return the weights that prompts call for, before anything is sampled.
+
+        With a policy that reads weights, these are written into the prompt where nobody asks for
+        others: in half of each training batch, in a measurement of its own, and when it is used.
+
+        Args:
+            prompts: P prompts.
+            features: returns their features, [P, D], as ``step.prompt_features()`` does.
+
+        Returns:
+            [P, K] on the simplex.
+        """
+        raise NotImplementedError(f"weighting {self.name} has no weights per prompt")
 
     def check(self, objectives: Sequence[Objective]) -> None:
         """Check the options against the study's training objectives, before any training.

@@ -386,7 +386,11 @@ class Step:
         return value
 
     def prompt_features(self) -> Tensor:
-        """Return one feature vector per prompt, ``[P, D]`` float32 (mean-pooled hidden states)."""
+        """Return one feature vector per prompt, ``[P, D]`` float32.
+
+        The mean over the prompt of the base policy's last hidden states, whatever the policy in
+        training has become, and without the weights that may be written into the prompt.
+        """
         if "features" not in self._cache:
             self._cache["features"] = self._need("prompt_features", self._prompt_features)()
         value: Tensor = self._cache["features"]
@@ -399,6 +403,34 @@ class Step:
             self._cache[key] = self._need("evaluate", self._evaluate)(split)
         value: Evaluation = self._cache[key]
         return value
+
+
+# --- before training ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a component may use to learn something before any training.
+
+    Attributes:
+        objectives: the K training objectives.
+        seed: the study's; everything random is drawn from it.
+        prompts: the train prompts.
+        pairs: the task's preferences, of train prompts; empty if it has none.
+        score: raw scores ``[N, K]`` of N given completions, as a policy writes them, one per
+            prompt: ``score(prompts, completions)``; NaN where an objective does not apply.
+        features: one feature vector per prompt, as ``step.prompt_features()`` gives them:
+            ``features(prompts)``, ``[N, D]`` float32.
+        progress: call with the share done in [0, 1] and a few words.
+    """
+
+    objectives: tuple[Objective, ...]
+    seed: int
+    prompts: tuple[Prompt, ...]
+    pairs: tuple[Pair, ...]
+    score: Callable[[Sequence[Prompt], Sequence[str]], Tensor]
+    features: Callable[[Sequence[Prompt]], Tensor]
+    progress: Callable[[float, str], None]
 
 
 # --- search ------------------------------------------------------------------------------------
@@ -652,6 +684,7 @@ __all__ = [
     "Observation",
     "Pair",
     "Parameter",
+    "Preparation",
     "Prompt",
     "Proposal",
     "ResponseScores",

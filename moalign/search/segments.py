@@ -28,6 +28,7 @@ from moalign.training import checkpoint
 from moalign.training.evaluation import Evaluator
 from moalign.training.loop import Trial
 from moalign.training.policy import Policy, choose_device_and_dtype
+from moalign.training.preparation import preparation
 from moalign.training.scoring import Column
 from moalign.training.splits import needed_splits, split_prompts
 from moalign.types import BASE, Cost, SegmentTask, Split, Start, StepEvent
@@ -35,6 +36,13 @@ from moalign.types import BASE, Cost, SegmentTask, Split, Start, StepEvent
 _STATE = "trial"
 _WEIGHTS = "policy"
 _REWARDS = "rewards"
+_PREPARED = "prepared"
+
+Progress = Callable[[float, str], None]
+
+
+def _silent(_share: float, _words: str) -> None:
+    return
 
 
 def run_segment(
@@ -155,13 +163,20 @@ def _begun(task: SegmentTask, run: RunFolder, study: Study, cache: dict[str, Any
     policy = _base_policy(study, run, cache)
     if not task.start.scratch:
         policy.load_state(mixed_policy(run, task.start))
-    return Trial(study, task.trial, policy, task.total, calibration(study, run))
+    return Trial(
+        study,
+        task.trial,
+        policy,
+        task.total,
+        calibration=calibration(study, run),
+        prepared=prepared(study, run),
+    )
 
 
 def _base_policy(study: Study, run: RunFolder, cache: dict[str, Any]) -> Policy:
     """Load the base policy, ready to train; the process keeps one frozen copy as reference."""
     # It stands already, unless the search is over options of the policy.
-    folder = _built(study, run, lambda _share, _words: None)
+    folder = _built(study, run, _silent)
 
     def load() -> LoadedPolicy:
         return study.policy.load(folder, _names(study))
@@ -216,8 +231,10 @@ def base_folder(study: Study, run: RunFolder) -> Path:
     return run.artifacts / name
 
 
-def ensure_base(study: Study, run: RunFolder, progress: Callable[[float, str], None]) -> Path:
+def ensure_base(study: Study, run: RunFolder, progress: Progress) -> Path:
     """Build the base policy unless it is cached, and return its folder.
+
+    What the weighting prepares before training is made as well.
 
     Args:
         study: names the policy source and the task.
@@ -229,10 +246,11 @@ def ensure_base(study: Study, run: RunFolder, progress: Callable[[float, str], N
     """
     folder = _built(study, run, progress)
     progress(1.0, "base policy ready")
+    prepared(study, run, progress)
     return folder
 
 
-def _built(study: Study, run: RunFolder, progress: Callable[[float, str], None]) -> Path:
+def _built(study: Study, run: RunFolder, progress: Progress) -> Path:
     folder = base_folder(study, run)
     if not folder.is_dir():
         beside = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -268,6 +286,52 @@ def check_data(study: Study) -> None:
                     f"prompt {lacking[0].id!r} of task {study.task.name} does not have; "
                     f"{nearest(field, lacking[0].fields)}"
                 )
+
+
+def prepared(study: Study, run: RunFolder, progress: Progress = _silent) -> dict[str, Any] | None:
+    """Return what the weighting's stage before training gave; None if it has none.
+
+    Made once and cached with the artifacts, by the hash of its recipe.
+
+    Args:
+        study: names the weighting.
+        run: its ``artifacts`` folder is the cache.
+        progress: called with the share done in [0, 1] and a few words.
+
+    Raises:
+        DataError: there is nothing to learn from.
+        RecordError: it cannot be written.
+    """
+    weighting = study.new_weighting()
+    options = weighting.recipe()
+    if options is None:
+        return None
+    recipe = {
+        "weighting": weighting.name,
+        "options": dict(options),
+        "base": base_folder(study, run).name,
+        "task": study.data["task"],
+        "objectives": {name: study.data["objectives"][name] for name in _names(study)},
+        "rollout": study.data["rollout"],
+        "seed": study.seed,
+    }
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+    folder = run.artifacts / f"{weighting.name}-{digest}"
+    if not folder.is_dir():
+        context = preparation(study, _base_policy(study, run, {}), progress)
+        state = weighting.prepare(context)
+        beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+        shutil.rmtree(beside, ignore_errors=True)
+        try:
+            checkpoint.save_state(state, beside, _PREPARED)
+            checkpoint.publish(beside, folder)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise RecordError(
+                f"{run.artifacts}: what weighting {weighting.name} has prepared cannot be written: "
+                f"{error}; make room there and run the same command again"
+            ) from error
+    return checkpoint.load_state(folder, _PREPARED)
 
 
 def calibration(study: Study, run: RunFolder) -> tuple[Tensor, Tensor] | None:

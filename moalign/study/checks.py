@@ -150,6 +150,12 @@ def _check_needs(doc: Document, study: Study) -> None:
                     f"{nearest(need, [*sorted(allowed), 'field:NAME'])}"
                 )
     weighting = study.new_weighting()
+    known = {"signed", "unnormalised", "conditioned", "prompt-weights"}
+    for declared in sorted(weighting.declares - known):
+        raise StudyError(
+            f"{doc.where(('weighting',))}: weighting {weighting.name} declares {declared!r}, which "
+            f"says nothing; {nearest(declared, known)}"
+        )
     provided = {"gram", "steer", "prompt_features"}
     for need in sorted(weighting.needs):
         if need not in provided:

@@ -176,9 +176,16 @@ class Study:
 
     @cached_property
     def conditions(self) -> list[dict[str, float] | None]:
-        """Conditions each checkpoint is measured under; one, None, unless the policy reads them."""
+        """Conditions each checkpoint is measured under; one, None, unless the policy reads them.
+
+        None comes first if the weighting has weights per prompt: those are then written.
+        """
         if self.policy.condition == "none":
             return [None]
+        own = [None] if "prompt-weights" in self.new_weighting().declares else []
+        return [*own, *self._given_conditions()]
+
+    def _given_conditions(self) -> list[dict[str, float]]:
         given = self.section.evaluation.conditions
         names = [o.name for o in self.train_objectives]
         if given != "default":

@@ -189,15 +189,19 @@ def shown(value: Any) -> str:
 def hand_over(component: Stateful, fresh: Stateful) -> None:
     """Give a component's state to a fresh one, by way of a checkpoint on disk."""
     state = component.state_dict()
-    with TemporaryDirectory() as folder:
-        try:
-            save_state(state, Path(folder), "state")
-        except TypeError as error:
-            raise AssertionError(f"its state cannot be put into a checkpoint: {error}") from error
-        read = load_state(Path(folder), "state")
-    fresh.load_state_dict(read)
+    fresh.load_state_dict(through_checkpoint(state))
     require(
         same(fresh.state_dict(), state),
         "load_state_dict(state) must take over the whole state, so that state_dict() returns it; "
         f"found {fresh.state_dict()!r} for {state!r}",
     )
+
+
+def through_checkpoint(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a state as it is read back from a checkpoint on disk."""
+    with TemporaryDirectory() as folder:
+        try:
+            save_state(state, Path(folder), "state")
+        except TypeError as error:
+            raise AssertionError(f"its state cannot be put into a checkpoint: {error}") from error
+        return load_state(Path(folder), "state")

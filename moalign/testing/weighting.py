@@ -7,9 +7,11 @@ bounds (0, 1), and can be asked for everything; what is asked for is compared wi
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -18,8 +20,27 @@ from moalign.components import Weighting
 from moalign.errors import OptionError
 from moalign.maths.normalisation import group_zscore
 from moalign.testing.contract import Check, Factory, require
-from moalign.testing.values import hand_over, nobody, random_batch, same, seeded, shown
-from moalign.types import Cost, Evaluation, Objective, ResponseScores, Split, Step, Weights
+from moalign.testing.values import (
+    hand_over,
+    nobody,
+    random_batch,
+    same,
+    seeded,
+    shown,
+    through_checkpoint,
+)
+from moalign.types import (
+    Cost,
+    Evaluation,
+    Objective,
+    Pair,
+    Preparation,
+    Prompt,
+    ResponseScores,
+    Split,
+    Step,
+    Weights,
+)
 
 PROMPTS, GROUP, UNITS, STEPS = 3, 4, 6, 3
 OBJECTIVES = (
@@ -188,6 +209,7 @@ def check_needs_what_it_asks_for(factory: Factory) -> None:
 def check_leaves_the_step_alone(factory: Factory) -> None:
     """It changes no tensor of the step, which the optimizer reads too."""
     weighting = factory()
+    prepare(weighting)
     for index in range(STEPS):
         step = _step(index)
         given = {
@@ -203,6 +225,26 @@ def check_leaves_the_step_alone(factory: Factory) -> None:
             require(same(tensor, before[name]), f"it must not change step.{name}; work on a copy")
 
 
+def check_weighs_prompts(factory: Factory) -> None:
+    """With `prompt-weights` declared, prompt_weights() returns [P, K] on the simplex."""
+    weighting = factory()
+    if "prompt-weights" not in weighting.declares:
+        return
+    prepare(weighting)
+    step = _step(0)
+    weights_PK = weighting.prompt_weights(step.batch.prompts_P, step.prompt_features)
+    shape = (PROMPTS, len(OBJECTIVES))
+    require(
+        tuple(weights_PK.shape) == shape,
+        f"prompt_weights() must return [P, K] = {shape}; found {tuple(weights_PK.shape)}",
+    )
+    sums = weights_PK.double().sum(-1)
+    require(
+        bool((weights_PK >= 0).all()) and same(sums, torch.ones_like(sums), 1e-4),
+        f"prompt_weights() must not be negative and sum to 1; found sums {shown(sums)}",
+    )
+
+
 PROPERTIES: tuple[Check, ...] = (
     check_returns_weights,
     check_is_finite,
@@ -213,6 +255,7 @@ PROPERTIES: tuple[Check, ...] = (
     check_resumes,
     check_needs_what_it_asks_for,
     check_leaves_the_step_alone,
+    check_weighs_prompts,
 )
 
 
@@ -319,7 +362,48 @@ def _run(
     weighting: Weighting, indices: Sequence[int] = range(STEPS), **options: Any
 ) -> list[Weights | ResponseScores]:
     """Return what a weighting gives for steps in turn, new weights for mini-batches included."""
+    prepare(weighting, options.get("order", (0, 1, 2)))
     return [given for index in indices for given in _ask(weighting, _step(index, **options))]
+
+
+def prepare(weighting: Weighting, order: Sequence[int] = (0, 1, 2)) -> None:
+    """Let a weighting go through its stage before training, once, if it has one."""
+    if weighting.recipe() is None or weighting in _PREPARED:
+        return
+    _PREPARED.add(weighting)
+    prepared = through_checkpoint(type(weighting).prepare(weighting, _preparation(order)))
+    weighting.load_prepared(prepared)
+
+
+_PREPARED: WeakSet[Weighting] = WeakSet()
+
+
+def _preparation(order: Sequence[int]) -> Preparation:
+    """Return twenty preferences between invented completions, and their scores."""
+    prompts = [Prompt(str(p), f"prompt {p}") for p in range(20)]
+
+    def score(prompts: Sequence[Prompt], completions: Sequence[str]) -> Tensor:
+        rows = zip(prompts, completions, strict=True)
+        drawn = [_drawn(f"{prompt.id} {text}", len(OBJECTIVES)) for prompt, text in rows]
+        return torch.stack(drawn)[:, list(order)]
+
+    def features(prompts: Sequence[Prompt]) -> Tensor:
+        return torch.stack([_drawn(prompt.text, 5) for prompt in prompts])
+
+    return Preparation(
+        objectives=tuple(OBJECTIVES[k] for k in order),
+        seed=0,
+        prompts=tuple(prompts),
+        pairs=tuple(Pair(prompt, "chosen", "rejected") for prompt in prompts),
+        score=score,
+        features=features,
+        progress=lambda _share, _words: None,
+    )
+
+
+def _drawn(key: str, count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
+    return torch.rand(count, generator=generator)
 
 
 def _ask(weighting: Weighting, step: Step) -> list[Weights | ResponseScores]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from moalign.components import Optimizer, Weighting
 from moalign.errors import ContractError, NonFiniteError
-from moalign.types import Batch, ResponseScores, Step, Weights
+from moalign.types import Batch, Objective, ResponseScores, Step, Weights
 
 
 def check_advantages(
@@ -77,4 +79,26 @@ def check_returned(weighting: Weighting, returned: Weights | ResponseScores, ste
         raise ContractError(
             f"{who} returned the gain {returned.gain}; it must be a finite number or a [P, 1] = "
             f"{[prompts, 1]} tensor"
+        )
+
+
+def check_prompt_weights(
+    weighting: Weighting, weights_PK: Tensor, prompts: int, objectives: Sequence[Objective]
+) -> None:
+    """Check the weights that a weighting says prompts call for.
+
+    Raises:
+        ContractError: wrong shape, or off the simplex.
+    """
+    shape = (prompts, len(objectives))
+    who = f"weighting {weighting.name}: prompt_weights()"
+    if tuple(weights_PK.shape) != shape:
+        raise ContractError(
+            f"{who} returned shape {list(weights_PK.shape)}; it must be [P, K] = {list(shape)}"
+        )
+    off = (weights_PK.sum(-1) - 1).abs().max() > 1e-4
+    if not torch.isfinite(weights_PK).all() or (weights_PK < 0).any() or off:
+        raise ContractError(
+            f"{who} returned weights that are not finite, not negative and of sum 1; the first row "
+            f"is {weights_PK[0].tolist()}"
         )

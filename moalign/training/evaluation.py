@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ class Evaluator:
         study: Study,
         prompts: Mapping[Split, Sequence[Prompt]],
         columns: Sequence[Column],
+        own_conditions: Callable[[Sequence[Prompt]], Tensor] | None = None,
     ) -> None:
         """Set up.
 
@@ -41,10 +42,13 @@ class Evaluator:
             prompts: all prompts by split.
             columns: every objective, monitored ones included; stateful rewards are left as they
                 were before.
+            own_conditions: the weights, [P, K], that prompts call for, which are written into them
+                where a policy reads weights and nobody asks for others; None: nothing is written.
         """
         self.study = study
         self.prompts = prompts
         self.columns = list(columns)
+        self.own_conditions = own_conditions
 
     def evaluate(
         self, policy: Policy, split: Split, condition: Mapping[str, float] | None, cost: Cost
@@ -57,7 +61,7 @@ class Evaluator:
         Args:
             policy: what is measured.
             split: on which prompts.
-            condition: weights written into the prompts, or None.
+            condition: weights written into the prompts; None: what each calls for, or none.
             cost: charged.
 
         Raises:
@@ -104,10 +108,7 @@ class Evaluator:
         per_chunk = max(1, CHUNK // settings.samples)
         for start in range(0, len(prompts), per_chunk):
             part = prompts[start : start + per_chunk]
-            conditions_PK = None
-            if condition is not None:
-                row = torch.tensor([condition[name] for name in trained])
-                conditions_PK = row.expand(len(part), -1)
+            conditions_PK = self._conditions(part, condition, trained)
             batch = sample(
                 policy,
                 study.rollout,
@@ -141,3 +142,12 @@ class Evaluator:
                     }
                 )
         return prompts, torch.cat(scores), tuple(samples)
+
+    def _conditions(
+        self, prompts: Sequence[Prompt], condition: Mapping[str, float] | None, names: Sequence[str]
+    ) -> Tensor | None:
+        """Return the weights written into prompts, [P, K], or None."""
+        if condition is not None:
+            row_K = torch.tensor([condition[name] for name in names])
+            return row_K.expand(len(prompts), -1)
+        return None if self.own_conditions is None else self.own_conditions(prompts)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,11 @@ from moalign.errors import ContractError, NonFiniteError
 from moalign.maths.combine import combine, scalarise, scalarise_tokens
 from moalign.study.study import Study
 from moalign.training import seeds
-from moalign.training.contracts import check_advantages, check_returned
+from moalign.training.contracts import (
+    check_advantages,
+    check_prompt_weights,
+    check_returned,
+)
 from moalign.training.evaluation import Evaluator
 from moalign.training.gradients import gram_of, per_objective_gradients
 from moalign.training.metrics import describe
@@ -31,6 +35,7 @@ from moalign.types import (
     Cost,
     Evaluation,
     Objective,
+    Prompt,
     ResponseScores,
     Rows,
     Split,
@@ -54,7 +59,9 @@ class Trial:
         trial: int,
         policy: Policy,
         total: int,
+        *,
         calibration: tuple[Tensor, Tensor] | None = None,
+        prepared: Mapping[str, Any] | None = None,
     ) -> None:
         """Set up a trial at step 0.
 
@@ -65,6 +72,7 @@ class Trial:
             total: full length, the schedule's horizon.
             calibration: mean and deviation per training objective, [K] each, for
                 ``scale: calibrated``.
+            prepared: what the weighting's own stage before training gave, if it has one.
         """
         self.study = study
         self.trial = trial
@@ -79,6 +87,8 @@ class Trial:
         self.objectives: tuple[Objective, ...] = study.train_objectives
         self.preference_K = torch.tensor([study.preference[o.name] for o in self.objectives])
         self.weighting: Weighting = study.new_weighting()
+        if prepared is not None:
+            self.weighting.load_prepared(prepared)
         self.optimizer: Optimizer = study.new_optimizer()
         self.rewards = study.new_rewards()
         sections = study.section.objectives
@@ -86,7 +96,11 @@ class Trial:
         trained = [o.name for o in self.objectives]
         self.trained = [k for k, c in enumerate(self.columns) if c.name in trained]
         self.prompts = split_prompts(study.task, needed_splits(study))
-        self.evaluator = Evaluator(study, self.prompts, self.columns)
+        reads_weights = study.policy.condition == "weights"
+        asks = reads_weights and "prompt-weights" in self.weighting.declares
+        self.evaluator = Evaluator(
+            study, self.prompts, self.columns, self._prompt_weights if asks else None
+        )
         self.parameters = [p for _, p in policy.trainable()]
         self.torch_optimizer = torch.optim.AdamW(
             self.parameters,
@@ -144,7 +158,7 @@ class Trial:
         """Sample this step's batch from the current policy."""
         t, key = self.training, (self.study.seed, self.trial)
         prompts = step_prompts(self.prompts[split], t.prompts, index, *key, split)
-        conditions_PK = self._conditions(len(prompts), index)
+        conditions_PK = self._conditions(prompts, index)
         rows = len(prompts) * t.group
         batch = sample(
             self.policy,
@@ -161,14 +175,21 @@ class Trial:
         self.cost.generated += int(batch.mask_BT.sum())
         return batch
 
-    def _conditions(self, count: int, index: int) -> Tensor | None:
-        """Draw the weights each prompt is conditioned on, uniform on the simplex; [P, K]."""
+    def _conditions(self, prompts: Sequence[Prompt], index: int) -> Tensor | None:
+        """Return the weights each prompt is conditioned on, [P, K]: drawn uniformly on the simplex.
+
+        If the weighting has weights per prompt, every second prompt has those instead: the policy
+        learns to follow them, and anybody else's.
+        """
         if self.study.policy.condition == "none":
             return None
         generator = seeds.generator(self.study.seed, self.trial, index, "conditions")
-        draws = torch.rand(count, len(self.objectives), generator=generator)
+        draws = torch.rand(len(prompts), len(self.objectives), generator=generator)
         exponential = -torch.log1p(-draws)
-        return exponential / exponential.sum(-1, keepdim=True)
+        conditions_PK = exponential / exponential.sum(-1, keepdim=True)
+        if self.evaluator.own_conditions is not None:
+            conditions_PK[::2] = self.evaluator.own_conditions(prompts[::2])
+        return conditions_PK
 
     def _step(self, batch: Batch, scores_PGK: Tensor, advantages_BTK: Tensor, rate: float) -> Step:
         needs = self.weighting.needs
@@ -184,7 +205,7 @@ class Trial:
             gram=(lambda probes: self._gram(batch, advantages_BTK, probes))
             if "gram" in needs
             else None,
-            prompt_features=(lambda: self._prompt_features(batch))
+            prompt_features=(lambda: self._prompt_features(batch.prompts_P))
             if "prompt_features" in needs
             else None,
             evaluate=self._evaluate_during_training if "steer" in needs else None,
@@ -364,9 +385,16 @@ class Trial:
         parts = self._micro_batches(batch, torch.arange(batch.rows))
         return per_objective_gradients(parameters, [one_pass(p) for p in parts], objectives)
 
-    def _prompt_features(self, batch: Batch) -> Tensor:
-        self.cost.forwarded += sum(map(len, batch.prompt_ids_P))
-        return self.policy.prompt_features(batch.prompt_ids_P)
+    def _prompt_features(self, prompts: Sequence[Prompt]) -> Tensor:
+        ids_P = [self.policy.prompt_ids(prompt, None) for prompt in prompts]
+        self.cost.forwarded += sum(map(len, ids_P))
+        return self.policy.prompt_features(ids_P).cpu()
+
+    def _prompt_weights(self, prompts: Sequence[Prompt]) -> Tensor:
+        """Return the weights that prompts call for, [P, K], held to their contract."""
+        weights_PK = self.weighting.prompt_weights(prompts, lambda: self._prompt_features(prompts))
+        check_prompt_weights(self.weighting, weights_PK, len(prompts), self.objectives)
+        return weights_PK.float()
 
     def _evaluate_during_training(self, split: Split) -> Evaluation:
         return self.evaluator.evaluate(self.policy, split, self._own_condition(), self.cost)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +133,11 @@ class Policy:
             )
         return ids
 
+    def completion_ids(self, text: str) -> list[int]:
+        """Return the token ids of a completion as the policy would have written it, its end too."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [*ids, min(self.end_ids)]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, without special tokens."""
         return self.decode_all([ids])[0]
@@ -207,15 +212,22 @@ class Policy:
 
         With LoRA the adapter is switched off; else the base policy is loaded at the first call.
         """
+        with self._as_reference() as model:
+            return self._logprobs(model, prompt_ids_B, ids_BT, mask_BT, temperature)
+
+    @contextmanager
+    def _as_reference(self) -> Iterator[PreTrainedModel]:
+        """Give the study's base policy: the adapter switched off, or loaded at the first use."""
         if self._adapter is not None:
             with self._adapter.disable_adapter():
-                return self._logprobs(self.model, prompt_ids_B, ids_BT, mask_BT, temperature)
+                yield self.model
+            return
         if self._reference is None:
             assert self._load_reference is not None, "this policy was given no reference"
             self._reference = self._load_reference().model.requires_grad_(False)
             # In the precision of the policy itself, so that the two are equal at step 0.
             self._place(self._reference, frozen=torch.float32)
-        return self._logprobs(self._reference, prompt_ids_B, ids_BT, mask_BT, temperature)
+        yield self._reference
 
     @torch.no_grad()
     def hidden(
@@ -227,15 +239,22 @@ class Policy:
             ``[B, T, D]`` float32, what the output layer reads; 0 on padding; without gradient.
         """
         packed = _Packed(prompt_ids_B, ids_BT, mask_BT, self.pad_id, self.device)
-        hidden_BLD = self._hidden(packed.inputs_BL)
+        hidden_BLD = self._hidden(self.model, packed.inputs_BL)
         return packed.unpack(hidden_BLD.flatten(0, 1).index_select(0, packed.sources_N))
 
     @torch.no_grad()
     def prompt_features(self, prompt_ids_P: Sequence[Sequence[int]]) -> Tensor:
-        """Return the mean of the last hidden states over each prompt; ``[P, D]`` float32."""
+        """Return the mean over each prompt of the base policy's last hidden states.
+
+        The base policy's: they do not drift while the policy is trained.
+
+        Returns:
+            ``[P, D]`` float32.
+        """
         lengths = [len(ids) for ids in prompt_ids_P]
         inputs_PL = _right_padded(prompt_ids_P, max(lengths), self.pad_id).to(self.device)
-        hidden_PLD = self._hidden(inputs_PL)
+        with self._as_reference() as model:
+            hidden_PLD = self._hidden(model, inputs_PL)
         return torch.stack([row[:n].mean(0) for row, n in zip(hidden_PLD, lengths, strict=True)])
 
     def _logprobs(
@@ -255,7 +274,7 @@ class Policy:
         losses_N = cross_entropy(logits_NV, packed.targets_N, reduction="none")
         return packed.unpack(-losses_N)
 
-    def _hidden(self, inputs_BL: Tensor) -> Tensor:
+    def _hidden(self, model: PreTrainedModel, inputs_BL: Tensor) -> Tensor:
         """Return the last hidden states, [B, L, D] float32."""
         found: list[Tensor] = []
 
@@ -263,7 +282,7 @@ class Policy:
             found.append(hidden_BLD.float())
             return hidden_BLD[:0]  # no logits
 
-        self._logits(self.model, inputs_BL, select)
+        self._logits(model, inputs_BL, select)
         return found[0]
 
     def _logits(

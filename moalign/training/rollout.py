@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from moalign.components import Rollout, Task
+from moalign.components import Completions, Rollout, Task
 from moalign.training.policy import Policy, micro_batches
 from moalign.types import Batch, Cost, Prompt
 
@@ -44,6 +44,78 @@ def sample(
         for p, prompt in enumerate(prompts)
     ]
     completions = policy.generate(rollout, prompt_ids, group=group, seeds_B=seeds_B)
+    return _batch(
+        policy,
+        rollout,
+        task,
+        prompts,
+        prompt_ids=prompt_ids,
+        completions=completions,
+        group=group,
+        conditions_PK=conditions_PK,
+        micro_tokens=micro_tokens,
+        cost=cost,
+    )
+
+
+def given(
+    policy: Policy,
+    rollout: Rollout,
+    task: Task,
+    prompts: Sequence[Prompt],
+    texts: Sequence[str],
+    *,
+    micro_tokens: int,
+    cost: Cost,
+) -> Batch:
+    """Return given completions, one per prompt, as a batch: what a policy would have written.
+
+    Args:
+        policy: its tokenizer reads the completions; lazy values are its.
+        rollout: gives the temperature of log-probabilities.
+        task: makes surface texts.
+        prompts: P prompts.
+        texts: a completion of each, without the end token, which is added.
+        micro_tokens: most tokens, padding included, in one forward pass of the lazy values.
+        cost: charged for the lazy values.
+    """
+    prompt_ids = [policy.prompt_ids(prompt, None) for prompt in prompts]
+    rows = [policy.completion_ids(text) for text in texts]
+    longest = max(map(len, rows))
+    ids = [[*row, *[policy.pad_id] * (longest - len(row))] for row in rows]
+    mask = [[1.0] * len(row) + [0.0] * (longest - len(row)) for row in rows]
+    completions = Completions(
+        ids_BT=torch.tensor(ids, device=policy.device),
+        mask_BT=torch.tensor(mask, device=policy.device),
+        finished_B=torch.ones(len(rows), dtype=torch.bool, device=policy.device),
+    )
+    return _batch(
+        policy,
+        rollout,
+        task,
+        prompts,
+        prompt_ids=prompt_ids,
+        completions=completions,
+        group=1,
+        conditions_PK=None,
+        micro_tokens=micro_tokens,
+        cost=cost,
+    )
+
+
+def _batch(
+    policy: Policy,
+    rollout: Rollout,
+    task: Task,
+    prompts: Sequence[Prompt],
+    *,
+    prompt_ids: Sequence[Sequence[int]],
+    completions: Completions,
+    group: int,
+    conditions_PK: Tensor | None,
+    micro_tokens: int,
+    cost: Cost,
+) -> Batch:
     lengths = completions.mask_BT.sum(-1).long().tolist()
     ids = completions.ids_BT.tolist()
     raw_texts = policy.decode_all([row[:n] for row, n in zip(ids, lengths, strict=True)])

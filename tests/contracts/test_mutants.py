@@ -287,6 +287,30 @@ class WritesIntoTheStep(GoodWeighting):
         return super().weigh(step)
 
 
+class SharesTwice(GoodWeighting):
+    """Weights per prompt from a stage before training, which do not sum to 1."""
+
+    declares: ClassVar[frozenset[str]] = frozenset({"prompt-weights"})
+
+    def recipe(self) -> Mapping[str, Any]:
+        return {}
+
+    def prepare(self, context: Any) -> dict[str, Any]:
+        prompts = [pair.prompt for pair in context.pairs]
+        return {"mean": context.score(prompts, [p.chosen for p in context.pairs]).mean(0)}
+
+    def load_prepared(self, prepared: Mapping[str, Any]) -> None:
+        self.mean_K = prepared["mean"]
+
+    def prompt_weights(self, prompts: Any, features: Any) -> Any:
+        return self.mean_K.softmax(-1).expand(len(prompts), -1) * 2
+
+
+class OneRowForAll(SharesTwice):
+    def prompt_weights(self, prompts: Any, features: Any) -> Any:
+        return self.mean_K.softmax(-1)[None]
+
+
 # --- optimizers -------------------------------------------------------------------------------
 
 
@@ -632,6 +656,7 @@ MUTANTS: dict[str, dict[str, tuple[type[Component], ...]]] = {
         "resumes": (ForgetsLogits, TakesHalfItsState),
         "needs_what_it_asks_for": (AsksInSecret, NeverAsks),
         "leaves_the_step_alone": (WritesIntoTheStep,),
+        "weighs_prompts": (SharesTwice, OneRowForAll),
     },
     "optimizer": {
         "gives_advantages_and_a_loss": (Doubles, LossPerRow),

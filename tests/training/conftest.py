@@ -22,7 +22,7 @@ if SUPPORT not in sys.path:
 PLUGIN = '''
 import asyncio
 from moalign import (
-    LoadedPolicy, Optimizer, PolicySource, Preference, Prompt, ResponseScores, Reward, Task,
+    LoadedPolicy, Optimizer, Pair, PolicySource, Preference, Prompt, ResponseScores, Reward, Task,
     Weighting, Weights, hookimpl,
 )
 
@@ -36,6 +36,11 @@ class Letters(Task):
         words = [a + b for a in LETTERS for b in LETTERS] + list(LETTERS)
         words += [a + b + c for a in LETTERS for b in LETTERS for c in LETTERS]
         return [Prompt(w, w, {"first": w[0]}) for w in words]
+
+
+    def pairs(self, seed):
+        by_text = {p.text: p for p in self.prompts()}
+        return [Pair(by_text["ab"], "aa", "b"), Pair(by_text["cd"], "ab", "bb")]
 
 
 class Share(Reward):
@@ -173,6 +178,33 @@ class Says(Weighting):
         return Weights(step.preference_K, notes=("the weighting has something to say",))
 
 
+class Learns(Weighting):
+    """Prepares: the mean scores of what is preferred; weighs prompts by their first feature."""
+    name = "learns"
+    declares = frozenset({"conditioned", "prompt-weights"})
+    needs = frozenset({"prompt_features"})
+    def __init__(self, twist: float = 1.0, other: int = 0): self.twist = twist
+    def recipe(self): return {"twist": self.twist}
+    def prepare(self, context):
+        import torch
+        context.progress(0.5, "learning")
+        prompts = [pair.prompt for pair in context.pairs]
+        chosen = context.score(prompts, [pair.chosen for pair in context.pairs])
+        features = context.features(prompts)
+        assert features.shape[0] == chosen.shape[0] == len(prompts)
+        return {"chosen": chosen, "features": features, "twist": self.twist}
+    def load_prepared(self, prepared): self.prepared = prepared
+    def prompt_weights(self, prompts, features):
+        import torch
+        first = torch.sigmoid(self.prepared["twist"] * features()[:, 0])
+        k = self.prepared["chosen"].shape[1]
+        rest = (1 - first)[:, None].expand(-1, k - 1) / (k - 1)
+        return torch.cat([first[:, None], rest], -1)
+    def weigh(self, step):
+        if step.batch.conditions_PK is not None: return Weights(step.batch.conditions_PK[:, None])
+        return Weights(self.prompt_weights(step.batch.prompts_P, step.prompt_features)[:, None])
+
+
 class Noisy(Reward):
     """Draws from torch's own generator."""
     name = "noisy"
@@ -256,7 +288,7 @@ def moalign_tasks(): return [Letters]
 @hookimpl
 def moalign_rewards(): return [Share, Slow, PerToken, Running, Odd, Noisy, Padded]
 @hookimpl
-def moalign_weightings(): return [Drift, Product, Probing, Wrong, EachMiniBatch, Says]
+def moalign_weightings(): return [Drift, Product, Probing, Wrong, EachMiniBatch, Learns, Says]
 @hookimpl
 def moalign_optimizers(): return [Plain, TwoPasses, Explodes]
 @hookimpl

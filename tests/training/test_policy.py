@@ -195,7 +195,7 @@ def test_hidden_states_are_what_the_output_layer_reads() -> None:
 
 def test_prompt_features_are_means_of_hidden_states() -> None:
     model = tiny()
-    found = policy(model).prompt_features(PROMPTS_B)
+    found = policy(tiny(seed=1), reference=lambda: loaded(model)).prompt_features(PROMPTS_B)
     assert found.shape == (4, 32)
     assert found.dtype == torch.float32
     for prompt, features in zip(PROMPTS_B, found, strict=True):

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 from annotated_types import Ge, Gt
 
 from moalign.components import Preference, Weighting
-from moalign.errors import DataError, OptionError, nearest
 from moalign.types import Weights
+from moalign.weightings.measured import (
+    ONE_UNIT,
+    Reference,
+    check_axes,
+    front_axes,
+    measured_point,
+    reference_point,
+)
 
 if TYPE_CHECKING:
-    from moalign.types import Evaluation, Objective, Step
+    from moalign.types import Objective, Step
+
+PATIENCE: Final = 5
+"""Measurements below the initial reference after which people are told."""
 
 
 class Hypervolume(Weighting):
@@ -31,8 +41,10 @@ class Hypervolume(Weighting):
     front count.
 
     The reference is `initial` (the first measurement) or `nadir` (per objective the worst of the
-    archive's non-dominated points), each lowered by `margin`, or values given by objective. With
-    `initial` and margin 0 nothing counts that does not beat the start in *every* objective.
+    archive's non-dominated points), each lowered by `margin`; or `objectives` (their own
+    `reference` in the study, else their lower bounds) or values given by objective. With `initial`
+    and margin 0 nothing counts that does not beat the start in *every* objective; a note says so
+    where it keeps happening.
 
     An improvement within noise does not count: v lowered by `standard_errors` standard errors in
     every objective must still gain volume, that is, beat each archived point in some objective.
@@ -53,7 +65,8 @@ class Hypervolume(Weighting):
         rewards`` with ``{apply_to: reward, reference: initial, margin: 0, standard_errors: 0,
         scale: 1}``. Differs: objectives are normalised (theirs mix accuracies and token counts);
         the first point is in the archive; points below the reference count 0 (the authors' routine
-        gives negative volumes or fails); the split is steer, never the one that picks policies.
+        gives negative volumes or fails); the split is steer, never the one that picks policies;
+        it is sampled as every measurement is, with the study's fixed draws, not greedily.
 
     When to use it:
         To give more force to updates while they pay. It changes no proportion between objectives:
@@ -72,7 +85,7 @@ class Hypervolume(Weighting):
         {},
         {"apply_to": "reward", "reference": "initial", "margin": 0.0},
     )
-    needs: ClassVar[frozenset[str]] = frozenset({"steer"})
+    needs: frozenset[str] = frozenset({"steer"})
 
     def __init__(
         self,
@@ -80,7 +93,7 @@ class Hypervolume(Weighting):
         preference: Preference | None = None,
         apply_to: Literal["advantage", "reward"] = "advantage",
         every: Annotated[int, Ge(1)] = 1,
-        reference: Literal["initial", "nadir"] | dict[str, float] = "nadir",
+        reference: Reference = "nadir",
         margin: Annotated[float, Ge(0)] = 0.1,
         standard_errors: Annotated[float, Ge(0)] = 2.0,
         scale: Annotated[float, Gt(0)] = 0.01,
@@ -94,8 +107,8 @@ class Hypervolume(Weighting):
             apply_to: what the gain multiplies.
             every: steps from one measurement to the next.
             reference: where volume is measured from; values are raw, by objective.
-            margin: how far below the measured reference, in units of the bounds; given values are
-                taken as they are.
+            margin: how far below a measured reference, `initial` or `nadir`, in units of the
+                bounds; the others are taken as they are.
             standard_errors: how far an improvement must exceed the noise; 0 counts all.
             scale: improvement, a share of the box between the bounds, at which tanh is 0.76.
             floor: the gain without improvement.
@@ -115,51 +128,35 @@ class Hypervolume(Weighting):
         self._archive_NK: list[list[float]] = []
         self._gain = 1.0
         self._steps = 0
+        self._below = 0
 
     def check(self, objectives: Sequence[Objective]) -> None:
         """Check that there is an axis, and that given reference values name each of them."""
-        names = [o.name for o in _axes(objectives)]
-        if not names:
-            raise OptionError(
-                "weighting hypervolume: no objective is both trained on and on the front, so there "
-                "is no volume; add `front` to the `use` of one"
-            )
-        if not isinstance(self.reference, dict):
-            return
-        for name in self.reference:
-            if name not in names:
-                raise OptionError(
-                    f"weighting hypervolume: `reference` names {name!r}; {nearest(name, names)}",
-                    "reference",
-                )
-        missing = [name for name in names if name not in self.reference]
-        if missing:
-            raise OptionError(
-                f"weighting hypervolume: `reference` leaves out {', '.join(missing)}; give a raw "
-                f"value for each of {', '.join(names)}",
-                "reference",
-            )
+        check_axes(f"weighting {self.name}", objectives, self.reference)
 
     def weigh(self, step: Step) -> Weights:
         """Return the preference, and the gain."""
-        metrics = {}
+        metrics: dict[str, float] = {}
+        notes: tuple[str, ...] = ()
         if self._steps % self.every == 0:
-            metrics = self._measure(step)
+            metrics, notes = self._measure(step)
         self._steps += 1
         metrics["meta_reward"] = self._gain
         if self.apply_to == "reward":
-            return Weights(step.preference_K * self._gain, metrics=metrics)
-        return Weights(step.preference_K, gain=self._gain, metrics=metrics)
+            return Weights(step.preference_K * self._gain, metrics=metrics, notes=notes)
+        return Weights(step.preference_K, gain=self._gain, metrics=metrics, notes=notes)
 
-    def _measure(self, step: Step) -> dict[str, float]:
+    def _measure(self, step: Step) -> tuple[dict[str, float], tuple[str, ...]]:
         from moalign.pareto import hypervolume
 
-        axes = _axes(step.objectives)
-        point_K, error_K = _point(step.evaluate("steer"), axes)
+        axes = front_axes(step.objectives)
+        evaluation = step.evaluate("steer")
+        point_K, error_K = measured_point(f"weighting {self.name}", evaluation, axes)
         if not self._archive_NK:
             self._archive_NK = [point_K]
-            return {}
-        reference_K = self._reference_K(axes)
+            alone = self.standard_errors > 0 and any(map(math.isnan, error_K))
+            return {}, (f"weighting {self.name}: {ONE_UNIT}",) if alone else ()
+        reference_K = reference_point(self.reference, self.margin, self._archive_NK, axes)
         before = hypervolume(self._archive_NK, reference_K)
 
         def improvement(candidate_K: list[float]) -> float:
@@ -172,53 +169,33 @@ class Hypervolume(Weighting):
         if gained > 0:
             self._archive_NK.append(point_K)
         self._gain = self.floor + self.span * math.tanh(gained / self.scale)
-        return {"hypervolume": before + gained, "improvement": gained}
+        found = {"hypervolume": before + gained, "improvement": gained}
+        return found, self._stuck([v < r for v, r in zip(point_K, reference_K, strict=True)])
 
-    def _reference_K(self, axes: Sequence[Objective]) -> list[float]:
-        from moalign.pareto import is_nondominated
-
-        if isinstance(self.reference, dict):
-            return [o.normalise(self.reference[o.name]) for o in axes]
-        if self.reference == "initial":
-            worst_K = self._archive_NK[0]
-        else:
-            marks = is_nondominated(self._archive_NK)
-            front = [p for p, on_front in zip(self._archive_NK, marks, strict=True) if on_front]
-            worst_K = [min(values) for values in zip(*front, strict=True)]
-        return [value - self.margin for value in worst_K]
+    def _stuck(self, below_K: Sequence[bool]) -> tuple[str, ...]:
+        """Return a sentence if the policy has stayed below the initial reference for long."""
+        self._below = self._below + 1 if any(below_K) else 0
+        if self.reference != "initial" or self._below < PATIENCE:
+            return ()
+        return (
+            f"weighting {self.name}: the last {PATIENCE} measurements were below the reference in "
+            "some objective, so they gained no volume and the gain rests at its floor; a larger "
+            "`margin`, or `reference: nadir`, lets the policy give way in one objective",
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the archive (its first point is the first measurement), gain and step count."""
+        """Return the archive (its first point is the first measurement), the gain, and counts."""
         archive = [list(point) for point in self._archive_NK]
-        return {"archive": archive, "gain": self._gain, "steps": self._steps}
+        return {
+            "archive": archive,
+            "gain": self._gain,
+            "steps": self._steps,
+            "below": self._below,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state."""
         self._archive_NK = [list(point) for point in state["archive"]]
         self._gain = float(state["gain"])
         self._steps = int(state["steps"])
-
-
-def _axes(objectives: Sequence[Objective]) -> list[Objective]:
-    return [o for o in objectives if o.front]
-
-
-def _point(evaluation: Evaluation, axes: Sequence[Objective]) -> tuple[list[float], list[float]]:
-    """Return normalised means over units, and their standard errors (NaN for one unit)."""
-    point_K, error_K = [], []
-    for objective in axes:
-        column = evaluation.names.index(objective.name)
-        values = [row[column] for row in evaluation.values_UK if not math.isnan(row[column])]
-        if not values:
-            raise DataError(
-                f"weighting hypervolume: objective {objective.name} applies to no prompt of the "
-                "steer split, so it has no mean; give it prompts there, or take it off the front"
-            )
-        units = [objective.normalise(value) for value in values]
-        count, mean = len(units), math.fsum(units) / len(units)
-        variance = (
-            math.fsum((u - mean) ** 2 for u in units) / (count - 1) if count > 1 else math.nan
-        )
-        point_K.append(mean)
-        error_K.append(math.sqrt(variance / count))
-    return point_K, error_K
+        self._below = int(state["below"])

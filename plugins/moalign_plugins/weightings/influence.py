@@ -69,7 +69,7 @@ class Influence(Weighting):
         {},
         {"accumulate": 2, "self_term": "exclude", "max_norm": None},
     )
-    needs: ClassVar[frozenset[str]] = frozenset({"gram"})
+    needs: frozenset[str] = frozenset({"gram"})
 
     def __init__(
         self,

@@ -1,0 +1,141 @@
+"""A stage before training: what it is given, that it runs once, and what becomes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from moalign import ContractError, SegmentTask, Start
+from moalign.plugins import load
+from moalign.search.folders import RunFolder
+from moalign.search.measurements import Measurements
+from moalign.search.segments import _base_policy, prepared, run_segment
+from moalign.study.study import Study
+from moalign.training.loop import Trial
+from moalign.training.preparation import preparation
+
+NewStudy = Callable[..., Study]
+LEARNS = ("weighting=learns", "search.space={}")
+CONDITIONED = "policy={tiny: {condition: weights}}"
+
+
+@pytest.fixture
+def run(runs: Path, tmp_path: Path) -> RunFolder:
+    """A fresh run that shares the base policy but nothing that is prepared."""
+    artifacts = tmp_path / ".artifacts"
+    artifacts.mkdir()
+    for folder in (runs / ".artifacts").iterdir():
+        if not folder.name.startswith("learns"):
+            (artifacts / folder.name).symlink_to(folder)
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    return folder
+
+
+def new_trial(study: Study, run: RunFolder) -> Trial:
+    return Trial(study, 0, _base_policy(study, run, {}), total=6, prepared=prepared(study, run))
+
+
+def task_of(study: Study, run: RunFolder, plugin: Path, **fields: Any) -> SegmentTask:
+    files = tuple((f.path, f.sha256) for f in load([plugin]).files)
+    given = {"trial": 0, "start": Start(), "since": 0, "until": 4, "total": 4, **fields}
+    return SegmentTask(run=run.path, study=study.data, plugins=files, **given)
+
+
+def test_pairs_are_scored_as_if_the_policy_had_written_them(
+    new_study: NewStudy, run: RunFolder
+) -> None:
+    study, said = new_study(*LEARNS), []
+    context = preparation(study, _base_policy(study, run, {}), lambda *words: said.append(words))
+    assert [o.name for o in context.objectives] == ["a", "b"]
+    assert {p.split for p in context.prompts} == {None}
+    prompts = [pair.prompt for pair in context.pairs]
+    scores = context.score(prompts, [pair.chosen for pair in context.pairs])
+    torch.testing.assert_close(scores, torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
+    assert context.score([], []).shape == (0, 2)
+    assert context.features(prompts).shape == (2, 16)
+
+
+def test_it_runs_once_per_recipe(
+    new_study: NewStudy, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, calls = new_study(*LEARNS), []
+    kind = type(study.new_weighting())
+    prepare = kind.prepare
+    monkeypatch.setattr(kind, "prepare", lambda *args: calls.append(1) or prepare(*args))
+    first = prepared(study, run)
+    again = prepared(new_study(*LEARNS, "weighting.other=3"), run)
+    assert len(calls) == 1
+    torch.testing.assert_close(first["chosen"], again["chosen"])
+    prepared(new_study(*LEARNS, "weighting.twist=2"), run)
+    prepared(new_study(*LEARNS, "seed=1"), run)
+    assert len(calls) == 3
+    assert prepared(new_study(), run) is None
+
+
+def test_a_trial_weighs_each_prompt_by_what_was_prepared(
+    new_study: NewStudy, run: RunFolder
+) -> None:
+    trial = new_trial(new_study(*LEARNS), run)
+    before = trial._prompt_weights(trial.prompts["train"][:5])
+    trial.train_step()
+    after = trial._prompt_weights(trial.prompts["train"][:5])
+    assert before.std() > 0
+    torch.testing.assert_close(before, after, rtol=0, atol=0)  # the base policy's features stay
+
+
+def test_half_the_prompts_of_a_policy_that_reads_weights_have_their_own(
+    new_study: NewStudy, run: RunFolder
+) -> None:
+    trial = new_trial(new_study(*LEARNS, CONDITIONED), run)
+    batch = trial.rollout("train", 0)
+    own = trial._prompt_weights(batch.prompts_P)
+    torch.testing.assert_close(batch.conditions_PK[::2], own[::2])
+    assert ((batch.conditions_PK - own)[1::2].abs() > 1e-3).any(-1).all()
+
+
+def test_it_is_measured_under_its_own_weights_first(
+    new_study: NewStudy, run: RunFolder, plugin_file: Path
+) -> None:
+    study = new_study(*LEARNS, CONDITIONED)
+    run_segment(task_of(study, run, plugin_file, until=1), lambda event: None, {})
+    measured = Measurements.read(run.measurements(0, 1, "validation")).evaluations
+    assert [m.condition for m in measured[:2]] == [None, {"a": 0.5, "b": 0.5}]
+    assert len(measured) == 4
+    assert measured[0].evaluation.values_UK != measured[1].evaluation.values_UK
+
+
+def test_resuming_is_exact(new_study: NewStudy, run: RunFolder, plugin_file: Path) -> None:
+    study = new_study(*LEARNS, CONDITIONED)
+    whole, parts = [], []
+    run_segment(task_of(study, run, plugin_file), lambda e: whole.append(e.metrics), {})
+    for since, until in ((0, 2), (2, 4)):
+        task = task_of(study, run, plugin_file, trial=0, since=since, until=until)
+        other = RunFolder(run.path.with_name("other"))
+        other.path.mkdir(exist_ok=True)
+        run_segment(
+            SegmentTask(**{**task.__dict__, "run": other.path}),
+            lambda e: parts.append(e.metrics),
+            {},
+        )
+    assert whole == parts
+
+
+@pytest.mark.parametrize(
+    ("returned", "sentence"),
+    [
+        (torch.ones(3, 2), r"weights that are not finite, not negative and of sum 1"),
+        (torch.ones(3, 1), r"returned shape \[3, 1\]; it must be \[P, K\] = \[3, 2\]"),
+    ],
+)
+def test_weights_per_prompt_are_held_to_their_contract(
+    new_study: NewStudy, run: RunFolder, monkeypatch: pytest.MonkeyPatch, returned, sentence
+) -> None:
+    trial = new_trial(new_study(*LEARNS), run)
+    monkeypatch.setattr(trial.weighting, "prompt_weights", lambda *_: returned)
+    with pytest.raises(ContractError, match=sentence):
+        trial._prompt_weights(trial.prompts["train"][:3])

@@ -22,6 +22,7 @@ __all__ = [
     "expected_utility",
     "hypervolume",
     "hypervolume_contributions",
+    "hypervolume_gradient",
     "igd",
     "igd_plus",
     "is_nondominated",
@@ -166,6 +167,50 @@ def hypervolume_contributions(values_NK: ArrayLike, reference_K: ArrayLike) -> F
         rest = hypervolume(np.delete(points, i, axis=0), reference)
         contributions[i] = max(total - rest, 0.0)
     return contributions
+
+
+def hypervolume_gradient(
+    point_K: ArrayLike, values_NK: ArrayLike, reference_K: ArrayLike
+) -> Floats:
+    """Say how fast the hypervolume of some points and one more grows as that one improves.
+
+    Entry k is the partial derivative by the point's objective k: the (K - 1)-dimensional volume of
+    that face of its box which no point beyond it covers. Exact for any K; upwards, where rising
+    and falling differ (a tie in an objective, a point on the reference).
+
+    It is 0 throughout for a point that another beats in every objective, and for one below the
+    reference in any: no small step gains volume there.
+
+    Args:
+        point_K: the point that moves; finite.
+        values_NK: the points that stay, without it.
+        reference_K: as in `hypervolume`.
+
+    Returns:
+        float [K], each >= 0, in the product of the other objectives' units.
+
+    Source: Emmerich and Deutz 2014, "Time complexity and zeros of the hypervolume indicator
+    gradient field"; here each face is measured with `hypervolume`.
+    """
+    reference = _vector(reference_K, "reference_K")
+    point = _vector(point_K, "point_K")
+    _same_objectives(len(reference), len(point), "point_K")
+    points = _points(values_NK, objectives=len(reference))
+    points = points[_complete(points)]
+    gradient = np.zeros(len(point))
+    if (point < reference).any():
+        return gradient
+    for k in range(len(point)):
+        beyond = points[points[:, k] > point[k]]
+        corner, origin = np.delete(point, k), np.delete(reference, k)
+        face = float(np.prod(corner - origin))
+        if len(point) == 1:
+            covered = float(len(beyond) > 0)
+        else:
+            covered = hypervolume(np.minimum(np.delete(beyond, k, axis=1), corner), origin)
+        # What rounding leaves of a face that is covered is no gain.
+        gradient[k] = face - covered if face - covered > 1e-12 * face else 0.0
+    return gradient
 
 
 def crowding_distance(values_NK: ArrayLike) -> Floats:

@@ -38,7 +38,7 @@ LEAVES = {
     "pareto": set(),
     "maths": {"types"},
     "execution": {"errors", "types", "components"},
-    "weightings": {"errors", "types", "components", "maths"},
+    "weightings": {"errors", "types", "components", "maths", "pareto"},
 }
 OPEN_TO_PLUGINS = {"pareto", "maths", "testing", "execution", "weightings"}
 LAZY = ("torch", "transformers", "mlflow", "optuna", "botorch", "matplotlib", "plotly", "datasets")

@@ -545,3 +545,63 @@ def test_knee_is_on_the_front_and_does_not_depend_on_units(points: Floats) -> No
 def test_wrong_input_is_refused_with_a_sentence(call: Callable[[], object], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+# --- the gradient of the hypervolume ------------------------------------------------------------
+
+
+def test_hypervolume_gradient_in_closed_form() -> None:
+    alone = pareto.hypervolume_gradient([0.5, 0.4, 0.2], np.zeros((0, 3)), [0, 0, 0])
+    assert alone == pytest.approx([0.08, 0.1, 0.2])  # the faces of its box
+    front = [(3, 1), (1, 3)]
+    assert pareto.hypervolume_gradient([2, 2], front, [0, 0]) == pytest.approx([1, 1])
+    assert pareto.hypervolume_gradient([2, 1.5], front, [0, 0]) == pytest.approx([0.5, 1])
+    assert pareto.hypervolume_gradient([4, 0.5], front, [0, 0]) == pytest.approx([0.5, 1])
+    assert pareto.hypervolume_gradient([2.0], [(1.0,)], [0.0]).tolist() == [1.0]
+    assert pareto.hypervolume_gradient([1.0], [(2.0,)], [0.0]).tolist() == [0.0]
+
+
+def test_hypervolume_gradient_is_zero_where_no_small_step_gains() -> None:
+    for point in ([1, 1], [2.9, 0.9], [-0.1, 9], [9, -0.1]):
+        assert pareto.hypervolume_gradient(point, [(3, 1.1), (1, 3)], [0, 0]).tolist() == [0, 0]
+
+
+def test_hypervolume_gradient_looks_upwards_at_ties() -> None:
+    assert pareto.hypervolume_gradient([2, 2], [(2, 2)], [0, 0]).tolist() == [2, 2]
+    assert pareto.hypervolume_gradient([2, 2], [(2, 3)], [0, 0]).tolist() == [2, 0]
+    assert pareto.hypervolume_gradient([0, 2], [], [0, 0]).tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3, 4, 5])
+def test_hypervolume_gradient_agrees_with_finite_differences(objectives: int) -> None:
+    rng = np.random.default_rng(objectives)
+    compared = 0
+    for _ in range(40):
+        points = rng.random((int(rng.integers(0, 8)), objectives))
+        point, reference = 0.2 + rng.random(objectives), np.full(objectives, 0.1)
+        found = pareto.hypervolume_gradient(point, points, reference)
+        before = pareto.hypervolume([*points, point], reference)
+        for k in range(objectives):
+            raised = point.copy()
+            raised[k] += 1e-7
+            slope = (pareto.hypervolume([*points, raised], reference) - before) / 1e-7
+            assert found[k] == pytest.approx(slope, abs=1e-5)
+            compared += found[k] > 0
+    assert compared > 20
+
+
+@bounded
+@given(grids())
+def test_hypervolume_gradient_counts_the_cells_of_a_face(points: Floats) -> None:
+    point, others, reference = points[0], points[1:], np.zeros(points.shape[1])
+    found = pareto.hypervolume_gradient(point, others, reference)
+    for k in range(points.shape[1]):
+        raised = point.copy()
+        raised[k] += 1  # on integer points volume is linear up to the next integer
+        gained = cells(np.vstack([others, raised]), high=5) - cells(np.vstack([others, point]), 5)
+        assert found[k] == pytest.approx(gained)
+
+
+def test_hypervolume_gradient_refuses_another_number_of_objectives() -> None:
+    with pytest.raises(ValueError, match="point_K must have 2 objectives; found 3"):
+        pareto.hypervolume_gradient([1, 2, 3], [(1, 2)], [0, 0])

@@ -7,13 +7,27 @@ import math
 
 import pytest
 import torch
+from weighting_properties import (
+    FINITE,
+    FROZEN,
+    LEAVES_NAN_ALONE,
+    ONE_OBJECTIVE_UP_TO_GAIN,
+    PERMUTES,
+    RESUMES,
+    SIMPLEX,
+    UNIT_FREE,
+    claims,
+)
 
 from moalign.errors import DataError, OptionError
 from moalign.maths.combine import scalarise
+from moalign.pareto import hypervolume
 from moalign.testing.steps import make_batch, make_evaluation, make_objectives, make_step
+from moalign.weightings.measured import reference_point
 from moalign_plugins.optimizers.grpo import Grpo
+from moalign_plugins.optimizers.reinforce_pp import ReinforcePlusPlus
 from moalign_plugins.optimizers.rloo import Rloo
-from moalign_plugins.weightings.hypervolume import Hypervolume
+from moalign_plugins.weightings.hypervolume import PATIENCE, Hypervolume
 
 NOISELESS = {"standard_errors": 0.0}
 PUBLISHED = {"reference": "initial", "margin": 0.0, "scale": 1.0, **NOISELESS}
@@ -27,6 +41,19 @@ def feed(weighting, *points, **options):
         objectives = make_objectives(*values)
         found = weighting.weigh(make_step(objectives=objectives, evaluate=evaluation, **options))
     return found
+
+
+test_properties = claims(
+    Hypervolume,
+    FINITE,
+    SIMPLEX,
+    PERMUTES,
+    RESUMES,
+    ONE_OBJECTIVE_UP_TO_GAIN,
+    UNIT_FREE,
+    LEAVES_NAN_ALONE,
+    FROZEN(lambda: Hypervolume(floor=1.0, span=0.0)),
+)
 
 
 def test_the_gain_is_one_at_first_and_follows_the_published_formula():
@@ -60,6 +87,7 @@ def test_only_new_ground_counts():
 
 def test_a_point_below_the_reference_adds_nothing():
     # The case on which the authors' routine fails: a good point that gives way in one objective.
+    assert hypervolume([(1, 1), (2, -1)], (0, 0)) == hypervolume([(1, 1)], (0, 0)) == 1.0
     weighting = Hypervolume(reference={"a": 0.0, "b": 0.0}, scale=1.0, **NOISELESS)
     found = feed(weighting, (0.1, 0.1), (0.5, 0.5), (0.9, -0.1))
     assert found.metrics["improvement"] == 0.0
@@ -81,7 +109,9 @@ def test_nadir_follows_the_archive():
     found = feed(weighting, (0.95, 0.38))
     assert found.metrics["improvement"] == pytest.approx(0.05 * 0.03)
     # Reference now (.4, .28): the dominated start no longer matters.
-    assert weighting._reference_K(make_objectives("a", "b")) == pytest.approx([0.4, 0.28])
+    archive = weighting.state_dict()["archive"]
+    found = reference_point("nadir", 0.1, archive, make_objectives("a", "b"))
+    assert found == pytest.approx([0.4, 0.28])
 
 
 def test_given_reference_and_bounds_are_raw():
@@ -111,6 +141,50 @@ def test_improvement_within_noise_does_not_count():
     feed(weighting, (0.5, 0.6))
     found = weighting.weigh(make_step(objectives=make_objectives("a", "b"), evaluate=one_unit))
     assert found.metrics["improvement"] == 0
+
+
+def test_one_unit_is_no_measure_of_noise_and_says_so():
+    one_unit = make_evaluation(a=[0.9], b=[0.9])
+    step = make_step(objectives=make_objectives("a", "b"), evaluate=one_unit)
+    (sentence,) = Hypervolume().weigh(step).notes
+    assert "one unit only" in sentence
+    assert Hypervolume(**NOISELESS).weigh(step).notes == ()
+
+
+def test_a_policy_that_stays_below_its_start_is_reported():
+    weighting = Hypervolume(**PUBLISHED)
+    feed(weighting, (0.5, 0.5))
+    for _ in range(PATIENCE - 1):
+        assert feed(weighting, (0.9, 0.4)).notes == ()
+    (sentence,) = feed(weighting, (0.9, 0.4)).notes
+    assert "below the reference in some objective" in sentence
+    assert feed(weighting, (0.9, 0.4)).notes == (sentence,)  # constant, so said once
+    assert feed(weighting, (0.9, 0.6)).notes == ()
+
+
+def test_volume_never_falls_and_improvements_are_never_negative():
+    points = torch.rand(30, 3, generator=torch.Generator().manual_seed(1)).tolist()
+    weighting = Hypervolume(reference={"a": 0.2, "b": 0.2, "c": 0.2}, **NOISELESS)
+    volume = 0.0
+    for point in points:
+        found = feed(weighting, point)
+        assert found.metrics.get("improvement", 0.0) >= 0.0
+        assert 0.5 <= found.gain <= 2.0
+        assert found.metrics.get("hypervolume", 0.0) >= volume - 1e-12
+        volume = found.metrics.get("hypervolume", 0.0)
+    assert volume > 0.1
+
+
+def test_the_reference_of_the_objectives_is_that_of_the_front():
+    objectives = [
+        dataclasses.replace(make_objectives("a")[0], reference=0.25),
+        dataclasses.replace(make_objectives("b")[0], bounds=(-100.0, 0.0)),
+    ]
+    weighting = Hypervolume(reference="objectives", scale=1.0, **NOISELESS)
+    for a, b in ((0.25, -100.0), (0.75, -60.0)):
+        step = make_step(objectives=objectives, evaluate=make_evaluation(a=[a], b=[b]))
+        found = weighting.weigh(step)
+    assert found.metrics["improvement"] == pytest.approx(0.5 * 0.4)
 
 
 def test_it_measures_every_few_steps_and_keeps_the_gain_between():
@@ -176,10 +250,18 @@ def test_a_gain_on_the_reward_is_lost_to_normalisation_and_one_on_the_advantage_
         return optimizer.advantages(scalarise(scores, values)[..., None], batch)
 
     fixed = on_advantage.values
-    lost = advantages(Grpo(), on_reward.values) - advantages(Grpo(), fixed)
-    assert lost.abs().max() < 1e-4
+    for optimizer in (Grpo(), ReinforcePlusPlus()):
+        lost = advantages(optimizer, on_reward.values) - advantages(optimizer, fixed)
+        assert lost.abs().max() < 1e-4
     felt = advantages(Rloo(), on_reward.values)
     torch.testing.assert_close(felt, gain * advantages(Rloo(), fixed))
+
+
+def test_the_published_factor_moves_a_grpo_advantage_by_four_millionths():
+    scores = torch.tensor([0.334, 0.667, 1, 0, 0.333, 0.667, 1, 0.334]).view(1, 8, 1)
+    half, one, double = (Grpo().advantages(m * scores, make_batch(1, 8)) for m in (0.5, 1.0, 2.0))
+    largest = max(float((half - one).abs().max()), float((double - one).abs().max()))
+    assert largest == pytest.approx(4.3e-6, rel=0.1)
 
 
 def test_it_declares_what_it_returns():

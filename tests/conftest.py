@@ -6,8 +6,13 @@ Processes that tests start inherit them.
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
+
+# What tests share lies there: `from weighting_properties import claims`.
+sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 os.environ.update(
     OMP_NUM_THREADS="1",  # sums split over threads differ in their last bits

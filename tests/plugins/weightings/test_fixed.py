@@ -3,6 +3,22 @@
 from __future__ import annotations
 
 import torch
+from weighting_properties import (
+    DUPLICATE_SHARES,
+    FINITE,
+    FROZEN,
+    LEAVES_NAN_ALONE,
+    NO_CONFLICT_NO_CHANGE,
+    ONE_OBJECTIVE,
+    PERMUTES,
+    RESUMES,
+    SCALE_FREE,
+    SCORE_SCALE_FREE,
+    SHIFT_FREE,
+    SIMPLEX,
+    UNIT_FREE,
+    claims,
+)
 
 from moalign.maths.combine import combine
 from moalign.testing.steps import make_batch, make_step
@@ -30,3 +46,21 @@ def test_one_objective_is_the_plain_algorithm_bit_for_bit():
     weights = Fixed().weigh(step)
     combined = combine(step.advantages_BTK, weights.values, batch=step.batch, gain=weights.gain)
     assert torch.equal(combined, step.advantages_BTK[..., 0])
+
+
+test_properties = claims(
+    Fixed,
+    DUPLICATE_SHARES,
+    FINITE,
+    LEAVES_NAN_ALONE,
+    NO_CONFLICT_NO_CHANGE,
+    ONE_OBJECTIVE,
+    PERMUTES,
+    RESUMES,
+    SCALE_FREE,
+    SCORE_SCALE_FREE,
+    SHIFT_FREE,
+    SIMPLEX,
+    UNIT_FREE,
+    FROZEN(Fixed),
+)

@@ -4,6 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
+from weighting_properties import (
+    DUPLICATE_SHARES,
+    FINITE,
+    FROZEN,
+    LEAVES_NAN_ALONE,
+    ONE_OBJECTIVE,
+    PERMUTES,
+    RESUMES,
+    SCALE_FREE,
+    SCORE_SCALE_FREE,
+    SHIFT_FREE,
+    SIMPLEX,
+    UNIT_FREE,
+    claims,
+)
 
 from moalign.errors import NonFiniteError, OptionError
 from moalign.maths.simplex import softmax
@@ -170,3 +185,21 @@ def test_mistakes_are_sentences():
     Influence(floor=0.3).check(make_objectives("a", "b", "c"))
     with pytest.raises(NonFiniteError, match="gradient of objective b is not finite"):
         Influence().weigh(step_of(diagonal(1.0, float("nan"))))
+
+
+test_properties = claims(
+    lambda: Influence(rate=1.0),
+    DUPLICATE_SHARES,
+    FINITE,
+    LEAVES_NAN_ALONE,
+    ONE_OBJECTIVE,
+    PERMUTES,
+    RESUMES,
+    SCORE_SCALE_FREE,
+    SHIFT_FREE,
+    SIMPLEX,
+    UNIT_FREE,
+    FROZEN(lambda: Influence(rate=0.0)),
+)
+# Of cosines alone, as `max_norm` is below every gradient.
+test_cosines = claims(lambda: Influence(max_norm=1e-30), FINITE, ONE_OBJECTIVE, SCALE_FREE)

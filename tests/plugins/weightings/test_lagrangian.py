@@ -7,6 +7,18 @@ import math
 
 import pytest
 import torch
+from weighting_properties import (
+    DUPLICATE_SHARES,
+    FINITE,
+    LEAVES_NAN_ALONE,
+    ONE_OBJECTIVE,
+    PERMUTES,
+    RESUMES,
+    SCALE_FREE,
+    SIMPLEX,
+    UNIT_FREE,
+    claims,
+)
 
 from moalign.errors import OptionError
 from moalign.testing.steps import make_objectives, make_step
@@ -290,3 +302,20 @@ def test_good_options_pass():
     Lagrangian(primary="accuracy", equal={"brevity": 0.3}, initial={"brevity": -0.2}).check(
         objectives
     )
+
+
+CLAIMED = (
+    DUPLICATE_SHARES,
+    FINITE,
+    LEAVES_NAN_ALONE,
+    ONE_OBJECTIVE,
+    PERMUTES,
+    RESUMES,
+    SCALE_FREE,
+    UNIT_FREE,
+)
+# Its thresholds are in the objectives' own units: scores that are scaled or shifted without their
+# bounds meet them differently. It has no preference, so no limit is `fixed` at one.
+test_squashed = claims(lambda: Lagrangian(primary="a"), SIMPLEX, *CLAIMED)
+test_log = claims(lambda: Lagrangian(primary="a", multiplier="log"), SIMPLEX, *CLAIMED)
+test_projected = claims(lambda: Lagrangian(primary="a", multiplier="projected"), SIMPLEX, *CLAIMED)

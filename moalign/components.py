@@ -175,7 +175,8 @@ class Weighting(Stateful):
 
     A weighting with a constructor argument of type ``Preference | None`` has a preference: a
     weight for each training objective, uniform if it is None. The host normalises it and passes
-    it as ``step.preference_K``.
+    it as ``step.preference_K``. Of several such arguments only one called ``preference`` is; the
+    host checks the names of the others, and a search may search each of them on the simplex.
 
     Attributes:
         needs: what it asks of the step: ``gram``, ``steer`` (evaluation on the steer split or a

@@ -253,8 +253,7 @@ def _checked(cls: type[Component], option: Option, value: Any) -> Any:
 def _reason(value: Any, problem: Any, option: Option) -> str:
     """Say what pydantic found, and at which key or index inside the value."""
     if problem["type"] == "extra_forbidden":
-        models = [arm for arm in _arms(option.hint) if hasattr(arm, "model_fields")]
-        allowed = [name for model in models for name in model.model_fields]
+        allowed = [name for model in _models(option.hint) for name in model.model_fields]
         return f"it has no key {problem['loc'][-1]!r}; {nearest(str(problem['loc'][-1]), allowed)}"
     place = ""
     for part in problem["loc"]:
@@ -264,7 +263,17 @@ def _reason(value: Any, problem: Any, option: Option) -> str:
             break  # the name of a member of a union, not a place
         place += f"[{part!r}]"
     message = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "missing":
+        message = f"it needs key {problem['loc'][-1]!r}"
     return f"at {place}: {message}" if place else message
+
+
+def _models(hint: Any) -> Iterator[Any]:
+    """Yield the pydantic models that a hint names, inside lists and dicts too."""
+    if hasattr(hint, "model_fields"):
+        yield hint
+    for arm in typing.get_args(hint):
+        yield from _models(arm)
 
 
 def construct(

@@ -10,7 +10,7 @@ from moalign.options import options_of
 from moalign.plugins import split_reference
 from moalign.study import paths, space
 from moalign.study.document import Document
-from moalign.study.study import Study, complete_preference, preference_option
+from moalign.study.study import Study, complete_preference
 
 
 def check_together(
@@ -92,23 +92,28 @@ def _check_objectives(doc: Document, study: Study) -> None:
 
 def _check_preference(doc: Document, study: Study) -> None:
     name, options = split_reference("weighting", study.data["weighting"])
-    option = preference_option(study)
-    given = option and options.get(option)
-    if not given:
-        return
-    place = ("weighting", name, str(option))
+    for option in options_of(type(study.new_weighting())):
+        given = options.get(option.name)
+        if option.is_preference and given:
+            _check_weights(doc, study, ("weighting", name, option.name), given)
+
+
+def _check_weights(
+    doc: Document, study: Study, place: tuple[str, ...], given: dict[str, float]
+) -> None:
+    what = "the preference" if place[-1] == "preference" else f"`{place[-1]}`"
     names = [o.name for o in study.train_objectives]
     for key in given:
         if key not in names:
             raise StudyError(
-                f"{doc.where((*place, key))}: the preference names {key!r}, which is not trained "
-                f"on; {nearest(key, names)}"
+                f"{doc.where((*place, key))}: {what} names {key!r}, which is not trained on; "
+                f"{nearest(key, names)}"
             )
     missing = [n for n in names if n not in given]
     if missing:
         raise StudyError(
-            f"{doc.where(place)}: the preference leaves out {', '.join(missing)}; give a weight "
-            f"for each of {', '.join(names)} (0 is allowed)"
+            f"{doc.where(place)}: {what} leaves out {', '.join(missing)}; give a weight for each "
+            f"of {', '.join(names)} (0 is allowed)"
         )
 
 

@@ -243,9 +243,15 @@ def report_preferences(
 
 
 def preference_option(study: Study) -> str | None:
-    """Return the name of the weighting's option that is a preference, or None."""
+    """Return the name of the weighting's option that is its preference, or None.
+
+    That is its only option of this type, or the one called ``preference`` among several.
+    """
     options = options_of(type(study.new_weighting()))
-    return next((option.name for option in options if option.is_preference), None)
+    names = [option.name for option in options if option.is_preference]
+    if "preference" in names:
+        return "preference"
+    return names[0] if len(names) == 1 else None
 
 
 def complete_preference(given: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:

@@ -78,6 +78,20 @@ class Bare(Weighting):
                               "primary")
     def weigh(self, step): ...
 
+class Ends(Weighting):
+    """A weighting with two sets of weights, neither of which is its preference."""
+    name = "ends"
+    def __init__(self, start: Preference | None = None, end: Preference | None = None):
+        self.start, self.end = start, end
+    def weigh(self, step): ...
+
+class Both(Weighting):
+    """A weighting with a preference and other weights before it."""
+    name = "both"
+    def __init__(self, blend: Preference | None = None, preference: Preference | None = None):
+        self.blend, self.preference = blend, preference
+    def weigh(self, step): ...
+
 class Pairwise(Optimizer):
     """An optimizer that compares."""
     name = "pairwise"
@@ -140,7 +154,7 @@ def moalign_tasks(): return [Toy]
 @hookimpl
 def moalign_rewards(): return [One, Free, Heads, Clipped, Needy]
 @hookimpl
-def moalign_weightings(): return [Flat, Bare]
+def moalign_weightings(): return [Flat, Bare, Ends, Both]
 @hookimpl
 def moalign_optimizers(): return [Pairwise, Pairs, Valued]
 @hookimpl

@@ -48,6 +48,38 @@ def test_values_of_a_trial(loaded: Load) -> None:
     assert loaded().section.training.learning_rate == 5e-4
 
 
+def test_of_several_sets_of_weights_each_is_searched_on_its_own(loaded: Load, text: str) -> None:
+    ends = text.replace("weighting: flat", "weighting: ends").replace(
+        "    weighting.preference: simplex\n",
+        "    weighting.start: simplex\n    weighting.end: simplex\n",
+    )
+    study = loaded(ends)
+    assert study.space["weighting.start"] == study.space["weighting.end"]
+    assert study.space["weighting.end"] == Simplex(("first", "second"))
+    values = {
+        "weighting.start": {"first": 0.8, "second": 0.2},
+        "weighting.end": {"first": 0.0, "second": 1.0},
+    }
+    assert with_values(study, values).new_weighting().end == values["weighting.end"]
+    # None of them is the preference that step.preference_K carries.
+    assert with_values(study, values).preference == {"first": 0.5, "second": 0.5}
+    with pytest.raises(StudyError, match=r"one can search: weighting\.start, weighting\.end"):
+        loaded(ends.replace("weighting.start", "weighting.preference"))
+    for old, message in [
+        ("{start: {first: 1}}", "`start` leaves out second; give a weight for each of first"),
+        ("{end: {first: 1, secnd: 1}}", "`end` names 'secnd', which is not trained on; did you"),
+    ]:
+        with pytest.raises(StudyError) as caught:
+            loaded(ends.replace("weighting: ends", f"weighting: {{ends: {old}}}"))
+        assert message in str(caught.value)
+
+
+def test_the_option_called_preference_is_the_preference(loaded: Load, text: str) -> None:
+    given = "{both: {blend: {first: 1, second: 9}, preference: {first: 3, second: 1}}}"
+    study = loaded(text.replace("weighting: flat", f"weighting: {given}"))
+    assert study.preference == {"first": 0.75, "second": 0.25}
+
+
 def test_report_preferences_are_the_centre_and_the_corners(loaded: Load) -> None:
     centre, first, second = loaded().report_preferences
     assert centre == {"first": 0.5, "second": 0.5}

@@ -77,6 +77,7 @@ class Objective:
         front: it is an axis of the front.
         at_least: a threshold in raw units, or None.
         reference: where hypervolume starts, in raw units; None means the lower bound.
+        measure: what measures it: equal, if not empty, for objectives with one reward and output.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Objective:
     front: bool = True
     at_least: float | None = None
     reference: float | None = None
+    measure: str = ""
 
     def normalise(self, value: float) -> float:
         """Return ``(value - lo) / (hi - lo)``; not clipped."""

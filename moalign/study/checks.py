@@ -84,6 +84,14 @@ def _check_objectives(doc: Document, study: Study) -> None:
                 f"{doc.where((*place, 'bounds'))}: the lower bound must be below the upper one; "
                 f"found {list(objective.bounds)}"
             )
+        if objective.at_least is not None and objective.bounds is not None:
+            low, high = objective.bounds
+            if not low <= objective.at_least <= high:
+                raise StudyError(
+                    f"{doc.where((*place, 'at_least'))}: a threshold of {objective.at_least:g} "
+                    f"lies outside the objective's bounds, {low:g} to {high:g}; move the threshold "
+                    "or widen `bounds`"
+                )
     if not study.train_objectives:
         raise StudyError(f"{doc.where(('objectives',))}: no objective is trained on")
     if not study.front_objectives:

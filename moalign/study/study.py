@@ -138,6 +138,9 @@ class Study:
                     front="front" in given.use and not given.monitor,
                     at_least=given.at_least,
                     reference=given.reference,
+                    measure=json.dumps(
+                        [self.data["objectives"][name]["reward"], given.output], sort_keys=True
+                    ),
                 )
             )
         return tuple(found)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 from annotated_types import Ge, Gt, Lt
 
-from moalign.components import Weighting
 from moalign.errors import OptionError, nearest
+from moalign.maths.multipliers import LINEAR, LOG, SIGMOID, TANH, Controller, Multiplier
 from moalign.types import Weights
+from moalign.weightings.constrained import Constrained, Constraint
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from moalign.types import Objective, Step
 
 EDGE: Final = 1e-3
@@ -22,66 +25,42 @@ EDGE: Final = 1e-3
 SATURATED: Final = 0.99
 """A multiplier beyond this share of its largest value has no room left to answer a violation."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """A multiplier c as a function of the variable u that moves.
-
-    Attributes:
-        value: c of u.
-        inverse: u of c.
-        slope: dc/du as a function of c.
-        start: c before the first step.
-    """
-
-    value: Callable[[float], float]
-    inverse: Callable[[float], float]
-    slope: Callable[[float], float]
-    start: float
+PATIENCE: Final = 20
+"""Steps in a row with a saturated multiplier and a violation that are worth a sentence."""
 
 
-# By way of tanh a sigmoid does not overflow.
-_SIGMOID: Final = _Form(
-    lambda u: 0.5 * (1.0 + math.tanh(0.5 * u)),
-    lambda c: math.log(c / (1.0 - c)),
-    lambda c: c * (1.0 - c),
-    0.5,
-)
-_TANH: Final = _Form(math.tanh, math.atanh, lambda c: 1.0 - c * c, 0.0)
-_LOG: Final = _Form(math.exp, math.log, lambda c: c, 1.0)
-_PROJECTED: Final = _Form(float, float, lambda _: 1.0, 0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class _Constraint:
-    """An objective to be kept at or above its target, or at it.
+@dataclass(slots=True)
+class _Stuck:
+    """How long a multiplier has been at its end.
 
     Attributes:
-        name: of the objective.
-        target: in raw units.
-        unit: what a violation is divided by: the width of the bounds, 1 without any.
-        equal: whether values above the target violate it too.
+        steps: in a row that it is saturated, violation or not.
+        violated: of these, those with a violation that it should have ended, in a row.
+        total: sum of the objective's means over them.
+        told: whether somebody was told.
     """
 
-    name: str
-    target: float
-    unit: float
-    equal: bool
+    steps: int = 0
+    violated: int = 0
+    total: float = 0.0
+    told: bool = False
 
 
-class Lagrangian(Weighting):
+class Lagrangian(Constrained):
     """Maximises `primary` subject to a threshold for every other objective.
 
     Each other training objective is a constraint: ``J_i >= at_least``, with the threshold of the
-    objective, or ``J_i = target`` if `equal` names it. J_i is the batch mean of its raw score. With
-    the violation ``d_i = (J_i - target_i) / (hi_i - lo_i)`` in units of its bounds (raw if it has
-    none), each step moves a variable u_i, before the batch is weighted::
+    objective, or ``J_i = target`` if `equal` names it. J_i is the mean of its raw score over the
+    batch, or over the last `window` completions. With the shortfall ``e_i = (target_i - J_i) /
+    (hi_i - lo_i)`` in units of its bounds (raw if it has none), each step moves a variable u_i,
+    before the batch is weighted::
 
-        v_i = momentum * v_i + s_i * d_i
-        u_i = u_i - learning_rate * v_i
+        v_i = momentum * v_i + s_i * e_i
+        u_i = u_i + learning_rate * v_i
+        c_i = form(u_i + proportional * e_i + derivative * rise_i)
 
-    `multiplier` says how u_i becomes the multiplier c_i, what its slope s_i is, and which advantage
-    is trained on, with N constraints:
+    `multiplier` says how c_i, the multiplier, follows from u_i, what its slope s_i is, and which
+    advantage is trained on, with N constraints:
 
     - ``squashed``: c = sigmoid(u), s = c (1 - c); for `equal` c = tanh(u), s = 1 - c^2, and a
       negative c pushes an objective down. Kept 0.001 away from the ends.
@@ -91,23 +70,35 @@ class Lagrangian(Weighting):
     - ``projected``: c = u, s = 1, kept in [0, maximum], for `equal` in [-maximum, maximum].
       A = (A_primary + sum c_i A_i) / (1 + sum |c|).
 
+    Proportional and derivative terms damp the oscillation of a plain integral. ``rise_i = max(J_i
+    before - J_i, 0) / (hi_i - lo_i)`` answers a fall of the objective before it has violated
+    anything (for `equal`: the change, of either sign; 0 at the first step). Both last for their
+    step only, and c and u are kept in the same limits, so that u never winds up.
+
+    ``updates: minibatch`` moves u before every mini-batch of every epoch, each time by the e_i of
+    the whole batch.
+
     Squashed and log multipliers move slowly near their ends. A threshold that cannot be reached
-    drives its multiplier to the upper end, where the primary objective is hardly trained: watch
-    ``saturated/NAME``, the number of steps in a row that it has been there.
+    drives its multiplier to the upper end, where the primary objective is hardly trained:
+    ``saturated/NAME`` counts the steps in a row that it has been there, and after 20 with the
+    objective still short a sentence says so.
 
     An objective that applies to no completion of a batch keeps its multiplier. A threshold on
     `primary` itself constrains the search only.
 
     Source:
         ``squashed``: "Confronting Reward Model Overoptimization with Constrained RLHF", arXiv
-        2310.04373 (mu-PPO with thresholds, xi-PPO with targets; primary: minus the KL
-        to the reference). Differs: one update per step, from batch means of scores and not per
-        mini-batch; violations in units of the bounds and not clipped to a gradient norm of 0.5; u
-        starts at 0, not at a random number near it.
-        ``log``: "Safe RLHF", arXiv 2310.12773, generalised from one constraint to N; J is the mean
-        of this batch, not of the last 128 episodes. `momentum: 0` is theirs.
+        2310.04373: mu-PPO with thresholds, xi-PPO with targets; primary is there the `kl` reward.
+        Published: ``updates: minibatch``. Differs: J over the batch, not the mini-batch; moved
+        before a mini-batch, not after; violations in units of the bounds and not clipped to a
+        gradient norm of 0.5; u starts at 0, not at a random number near it.
+        ``log``: PPO-Lagrangian of "Safe RLHF", arXiv 2310.12773, for N constraints. Published:
+        ``momentum: 0, window: 128``. Differs: a floor; a batch of more than `window` completions
+        counts as a whole.
         ``projected``: dual ascent; with ``training.combine: rewards``, `grpo`, a rate of 0.01 and
-        momentum 0 it is the Lagrangian GRPO of the code of CTWA.
+        momentum 0 it is the Lagrangian GRPO of the code of CTWA. With momentum 0 and the gains of
+        `proportional` and `derivative` it is the PID Lagrangian of Stooke et al., arXiv 2007.03964;
+        differs: an upper limit, and no derivative at the first step.
 
     When to use it:
         "As good as possible, but at least this clear." Thresholds are easier to know than weights.
@@ -127,9 +118,10 @@ class Lagrangian(Weighting):
     name: ClassVar[str] = "lagrangian"
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {"primary": "a"},
-        {"primary": "b", "equal": {"a": 0.4}},
-        {"primary": "a", "multiplier": "log"},
+        {"primary": "b", "equal": {"a": 0.4}, "updates": "minibatch"},
+        {"primary": "a", "multiplier": "log", "window": 128, "delay": 1},
         {"primary": "b", "equal": {"a": 0.4}, "multiplier": "projected", "momentum": 0.0},
+        {"primary": "a", "multiplier": "projected", "proportional": 1.0, "derivative": 2.0},
     )
 
     def __init__(
@@ -140,6 +132,11 @@ class Lagrangian(Weighting):
         multiplier: Literal["squashed", "log", "projected"] = "squashed",
         learning_rate: Annotated[float, Ge(0)] = 0.1,
         momentum: Annotated[float, Ge(0), Lt(1)] = 0.1,
+        proportional: Annotated[float, Ge(0)] = 0.0,
+        derivative: Annotated[float, Ge(0)] = 0.0,
+        updates: Literal["step", "minibatch"] = "step",
+        window: Annotated[int, Ge(1)] | None = None,
+        delay: Annotated[int, Ge(0)] = 0,
         initial: dict[str, float] | None = None,
         maximum: Annotated[float, Gt(0)] | None = None,
         floor: Annotated[float, Gt(0)] | None = None,
@@ -150,8 +147,13 @@ class Lagrangian(Weighting):
             primary: name of the objective that is maximised.
             equal: targets in raw units, by objective, that are to be met exactly.
             multiplier: the form of the multipliers.
-            learning_rate: of u; 0 keeps the initial multipliers.
+            learning_rate: of u, the gain of the integral; 0 keeps the initial multipliers.
             momentum: of u.
+            proportional: gain of the present shortfall, in units of u.
+            derivative: gain of its rise since the last step.
+            updates: whether u moves once per step or before every mini-batch.
+            window: completions, the latest, over which J is averaged; null: this batch.
+            delay: steps before the first update.
             initial: first multipliers by objective; default 0.5 squashed (0 for `equal`), 1 log, 0
                 projected.
             maximum: largest multiplier, `log` and `projected` only; default 5.
@@ -162,6 +164,11 @@ class Lagrangian(Weighting):
         self.multiplier = multiplier
         self.learning_rate = learning_rate
         self.momentum = momentum
+        self.proportional = proportional
+        self.derivative = derivative
+        self.updates = updates
+        self.window = window
+        self.delay = delay
         self.initial = dict(initial or {})
         self.maximum = 5.0 if maximum is None else maximum
         self.floor = 1e-3 if floor is None else floor
@@ -178,15 +185,20 @@ class Lagrangian(Weighting):
         if self.equal:
             signed = {"signed", "unnormalised"} if multiplier == "projected" else {"signed"}
             self.declares = frozenset(signed)
-        self._u: dict[str, float] = {}
-        self._velocity: dict[str, float] = {}
-        self._saturated: dict[str, int] = {}
+        self._aimed: dict[str, float] = {}
+        self._shortfalls: dict[str, float] = {}  # of this step
+        self._multipliers: dict[str, Multiplier] = {}
+        self._means: dict[str, float] = {}
+        self._recent: dict[str, list[float]] = {}
+        self._stuck: dict[str, _Stuck] = {}
+
+    # --- before training -----------------------------------------------------------------------
 
     def _error(self, option: str, problem: str) -> OptionError:
         return OptionError(f"weighting lagrangian: `{option}` {problem}", option)
 
     def check(self, objectives: Sequence[Objective]) -> None:
-        """Check that every objective but the primary has exactly one target."""
+        """Check that every objective but the primary has exactly one target, within reach."""
         names = [o.name for o in objectives]
         if self.primary not in names:
             problem = f"names {self.primary!r}, which is not trained on"
@@ -205,96 +217,211 @@ class Lagrangian(Weighting):
                     " or a value under `equal`, or do not train on it (`monitor: true`); only "
                     f"`primary`, {self.primary!r}, goes without"
                 )
+        self._check_ranges(objectives)
+        self._check_contradictions(objectives)
         self._check_initial(objectives)
 
+    def _check_ranges(self, objectives: Sequence[Objective]) -> None:
+        for o in objectives:
+            if o.bounds is None or o.name not in self.equal:
+                continue
+            (low, high), target = o.bounds, self.equal[o.name]
+            if not low < target < high:
+                raise self._error(
+                    "equal",
+                    f"of {o.name!r} must lie between its bounds, {low:g} and {high:g}, both "
+                    f"excluded, as its mean must be able to pass it; found {target:g}. To push it "
+                    "to an end, give it `at_least`, or make it `primary`",
+                )
+
+    def _check_contradictions(self, objectives: Sequence[Objective]) -> None:
+        """Refuse targets that no policy meets, as they are set for one and the same measure."""
+        for fixed in objectives:
+            if fixed.name not in self.equal:
+                continue
+            target = self.equal[fixed.name]
+            for other in objectives:
+                if other is fixed or not other.measure or other.measure != fixed.measure:
+                    continue
+                same = f"fixes {fixed.name!r} at {target:g}, but {other.name!r} has the same reward"
+                if other.name == self.primary:
+                    raise self._error("equal", f"{same} and is to be maximised; drop one of them")
+                if other.name in self.equal and self.equal[other.name] != target:
+                    problem = f"{same} and is fixed at {self.equal[other.name]:g}"
+                    raise self._error("equal", f"{problem}; drop one of them")
+                if other.at_least is not None and other.at_least > target:
+                    problem = f"{same} and `at_least: {other.at_least:g}`"
+                    raise self._error("equal", f"{problem}; drop one of them")
+
     def _check_initial(self, objectives: Sequence[Objective]) -> None:
-        constraints = {c.name: c for c in self._constraints(objectives)}
+        constraints = {c.name: c for c in self.constraints(objectives)}
         for name, value in self.initial.items():
             if name not in constraints:
                 raise self._error("initial", f"names {name!r}; {nearest(name, constraints)}")
-            low, high = self._limits(constraints[name])
-            if not low <= value <= high:
-                problem = f"of {name!r} must lie in [{low:g}, {high:g}]"
+            controller = self._controller(constraints[name])
+            if not controller.low <= value <= controller.high:
+                problem = f"of {name!r} must lie in [{controller.low:g}, {controller.high:g}]"
                 raise self._error("initial", f"{problem}; found {value:g}")
 
-    def _constraints(self, objectives: Sequence[Objective]) -> Iterator[_Constraint]:
+    # --- targets -------------------------------------------------------------------------------
+
+    def constraints(self, objectives: Sequence[Objective]) -> tuple[Constraint, ...]:
+        """Return a constraint for each objective but the primary."""
+        found = []
         for o in objectives:
-            unit = 1.0 if o.bounds is None else o.bounds[1] - o.bounds[0]
-            if o.name in self.equal:
-                yield _Constraint(o.name, self.equal[o.name], unit, equal=True)
-            elif o.name != self.primary and o.at_least is not None:
-                yield _Constraint(o.name, o.at_least, unit, equal=False)
+            given = self.equal.get(o.name, None if o.name == self.primary else o.at_least)
+            if given is not None:
+                unit = 1.0 if o.bounds is None else o.bounds[1] - o.bounds[0]
+                target = self._aimed.get(o.name, given)
+                found.append(Constraint(o.name, target, unit, equal=o.name in self.equal))
+        return tuple(found)
 
-    def _form(self, constraint: _Constraint) -> _Form:
+    def aim(self, targets: Mapping[str, float]) -> None:
+        """Hold these targets instead of the study's; nobody is told of one out of reach."""
+        self._aimed = dict(targets)
+
+    def _controller(self, constraint: Constraint) -> Controller:
+        equal, high = constraint.equal, self.maximum
         if self.multiplier == "squashed":
-            return _TANH if constraint.equal else _SIGMOID
-        return _LOG if self.multiplier == "log" else _PROJECTED
+            form, low, high = (TANH if equal else SIGMOID), EDGE, 1.0 - EDGE
+        elif self.multiplier == "log":
+            form, low = LOG, self.floor
+        else:
+            form, low = LINEAR, 0.0
+        return Controller(
+            form=form,
+            low=-high if equal else low,
+            high=high,
+            rate=self.learning_rate,
+            momentum=self.momentum,
+            proportional=self.proportional,
+            derivative=self.derivative,
+        )
 
-    def _limits(self, constraint: _Constraint) -> tuple[float, float]:
-        """Return the smallest and largest multiplier."""
-        high = 1.0 - EDGE if self.multiplier == "squashed" else self.maximum
-        if constraint.equal:
-            return -high, high
-        return {"squashed": EDGE, "log": self.floor, "projected": 0.0}[self.multiplier], high
+    # --- training ------------------------------------------------------------------------------
 
     def weigh(self, step: Step) -> Weights:
         """Move the multipliers by this batch's violations, and return the weights, [K]."""
+        constraints = self.constraints(step.objectives)
+        self._observe(step, constraints)
+        if self.updates == "step":
+            self._move(step, constraints)
+        metrics: dict[str, float] = {}
+        notes = []
+        for constraint in constraints:
+            name = constraint.name
+            notes += self._watch(constraint)
+            metrics[f"multiplier/{name}"] = self._value(constraint)
+            metrics[f"saturated/{name}"] = float(self._stuck[name].steps)
+            if name in self._shortfalls:
+                metrics[f"violation/{name}"] = constraint.target - self._means[name]
+        values_K, gain = self._mix(step, constraints)
+        return Weights(values_K, gain=gain, metrics=metrics, notes=tuple(notes))
+
+    def update_minibatch(self, step: Step) -> Weights | None:
+        """Move the multipliers again by this step's violations, if `updates` says so."""
+        if self.updates == "step":
+            return None
+        constraints = self.constraints(step.objectives)
+        self._move(step, constraints)
+        values_K, gain = self._mix(step, constraints)
+        return Weights(values_K, gain=gain)
+
+    def _observe(self, step: Step, constraints: Sequence[Constraint]) -> None:
+        """Take note of J of the objectives that apply, and of how far they fall short."""
+        self._shortfalls = {}
+        for constraint in constraints:
+            name, controller = constraint.name, self._controller(constraint)
+            if name not in self._multipliers:
+                start = self.initial.get(name, controller.form.start)
+                self._multipliers[name] = controller.start(start)
+                self._stuck[name] = _Stuck()
+            mean = self._mean(step, name)
+            if math.isnan(mean):
+                continue
+            shortfall = (constraint.target - mean) / constraint.unit
+            rise = (self._means.get(name, mean) - mean) / constraint.unit
+            self._means[name], self._shortfalls[name] = mean, shortfall
+            if step.index >= self.delay:
+                rise = rise if constraint.equal else max(rise, 0.0)
+                controller.press(self._multipliers[name], shortfall, rise)
+
+    def _mean(self, step: Step, name: str) -> float:
+        """Return J; NaN if the objective applies to nothing in this batch."""
+        scores_PG = step.scores_PGK[..., step.names.index(name)]
+        scores = [score for score in scores_PG.flatten().tolist() if not math.isnan(score)]
+        if self.window is None or not scores:
+            return float(scores_PG.nanmean())
+        kept = [*self._recent.get(name, []), *scores][-max(self.window, len(scores)) :]
+        self._recent[name] = kept[-self.window :]
+        return math.fsum(kept) / len(kept)
+
+    def _move(self, step: Step, constraints: Sequence[Constraint]) -> None:
+        if step.index < self.delay:
+            return
+        for constraint in constraints:
+            if constraint.name in self._shortfalls:
+                multiplier = self._multipliers[constraint.name]
+                self._controller(constraint).move(multiplier, self._shortfalls[constraint.name])
+
+    def _value(self, constraint: Constraint) -> float:
+        return self._controller(constraint).value(self._multipliers[constraint.name])
+
+    def _watch(self, constraint: Constraint) -> list[str]:
+        """Count the steps that a multiplier is at its end; say it when they are too many."""
+        name, stuck = constraint.name, self._stuck[constraint.name]
+        value, high = self._value(constraint), self._controller(constraint).high
+        saturated = abs(value) > SATURATED * high
+        stuck.steps = stuck.steps + 1 if saturated else 0
+        if saturated and name not in self._shortfalls:
+            return []
+        if not saturated or value * self._shortfalls[name] <= 0:
+            stuck.violated, stuck.total = 0, 0.0
+            return []
+        stuck.violated += 1
+        stuck.total += self._means[name]
+        if stuck.violated < PATIENCE or stuck.told or self._aimed:
+            return []
+        stuck.told = True
+        short = value > 0
+        return [
+            f"weighting lagrangian: the multiplier of {name} has been at its end for {PATIENCE} "
+            f"steps, and yet {name} averages {stuck.total / stuck.violated:.4g}, "
+            f"{'below' if short else 'above'} its target of {constraint.target:g}: that is "
+            f"probably out of reach, and {self.primary} is hardly trained; "
+            f"{'lower' if short else 'raise'} "
+            + (f"`equal` of {name}" if constraint.equal else f"`objectives.{name}.at_least`")
+            + ", or give the policy another start or more steps"
+        ]
+
+    def _mix(self, step: Step, constraints: Sequence[Constraint]) -> tuple[Tensor, float]:
+        """Return a weight for every objective, [K], and the gain."""
         import torch
 
-        means = dict(zip(step.names, step.mean_scores_K().tolist(), strict=True))
-        multipliers: dict[str, float] = {}
-        metrics: dict[str, float] = {}
-        for constraint in self._constraints(step.objectives):
-            name, mean = constraint.name, means[constraint.name]
-            multipliers[name] = self._moved(constraint, mean)
-            metrics[f"multiplier/{name}"] = multipliers[name]
-            metrics[f"saturated/{name}"] = float(self._saturated[name])
-            if not math.isnan(mean):
-                metrics[f"violation/{name}"] = constraint.target - mean
-        weights, gain = self._mix(multipliers)
-        values_K = [weights[name] for name in step.names]
-        return Weights(torch.tensor(values_K, dtype=torch.float32), gain=gain, metrics=metrics)
-
-    def _moved(self, constraint: _Constraint, mean: float) -> float:
-        """Move one multiplier by one step and return it; as it is if the mean is NaN."""
-        name, form = constraint.name, self._form(constraint)
-        low, high = self._limits(constraint)
-        if name not in self._u:
-            start = min(max(self.initial.get(name, form.start), low), high)
-            self._u[name], self._velocity[name] = form.inverse(start), 0.0
-            self._saturated[name] = 0
-        if not math.isnan(mean):
-            violation = (mean - constraint.target) / constraint.unit
-            slope = form.slope(form.value(self._u[name]))
-            self._velocity[name] = self.momentum * self._velocity[name] + slope * violation
-            moved = self._u[name] - self.learning_rate * self._velocity[name]
-            self._u[name] = min(max(moved, form.inverse(low)), form.inverse(high))
-        value = form.value(self._u[name])
-        saturated = abs(value) > SATURATED * high
-        self._saturated[name] = self._saturated[name] + 1 if saturated else 0
-        return value
-
-    def _mix(self, multipliers: Mapping[str, float]) -> tuple[dict[str, float], float]:
-        """Return a weight for every objective, and the gain."""
+        multipliers = {constraint.name: self._value(constraint) for constraint in constraints}
         if not multipliers:
-            return {self.primary: 1.0}, 1.0
+            return torch.ones(1), 1.0
+        gain = 1.0
         if self.multiplier == "squashed":
-            count = float(len(multipliers))
-            mixed = {self.primary: count - sum(multipliers.values()), **multipliers}
-            return {name: weight / count for name, weight in mixed.items()}, count
-        total = 1.0 + sum(map(abs, multipliers.values()))
-        return {n: w / total for n, w in {self.primary: 1.0, **multipliers}.items()}, 1.0
+            gain = total = float(len(multipliers))
+            mixed = {self.primary: total - sum(multipliers.values()), **multipliers}
+        else:
+            total = 1.0 + sum(map(abs, multipliers.values()))
+            mixed = {self.primary: 1.0, **multipliers}
+        return torch.tensor([mixed[name] / total for name in step.names]), gain
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the variables behind the multipliers, their velocities and saturation counts."""
+        """Return the multipliers, the last J and scores, and how long each is at its end."""
         return {
-            "u": dict(self._u),
-            "velocity": dict(self._velocity),
-            "saturated": dict(self._saturated),
+            "multipliers": {name: asdict(m) for name, m in self._multipliers.items()},
+            "means": dict(self._means),
+            "recent": {name: list(scores) for name, scores in self._recent.items()},
+            "stuck": {name: asdict(stuck) for name, stuck in self._stuck.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state."""
-        self._u = {name: float(value) for name, value in state["u"].items()}
-        self._velocity = {name: float(value) for name, value in state["velocity"].items()}
-        self._saturated = {name: int(value) for name, value in state["saturated"].items()}
+        self._multipliers = {n: Multiplier(**m) for n, m in state["multipliers"].items()}
+        self._means = dict(state["means"])
+        self._recent = {name: list(scores) for name, scores in state["recent"].items()}
+        self._stuck = {name: _Stuck(**stuck) for name, stuck in state["stuck"].items()}

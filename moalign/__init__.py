@@ -68,6 +68,7 @@ from moalign.types import (
     Weights,
     WorkerEvent,
 )
+from moalign.weightings.gram import GramWeighting
 
 __version__ = "0.1.0"
 
@@ -85,6 +86,7 @@ __all__ = [
     "Evaluation",
     "Executor",
     "FloatRange",
+    "GramWeighting",
     "History",
     "IntRange",
     "LoadedPolicy",

@@ -28,13 +28,16 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
-RIDGE: Final = 1e-8
+RIDGE: Final = 1e-9
 """Added to the cosines' diagonal. Far below the rounding of float32 gradients, so that it decides
 nothing but ties; far above that of float64, so that it decides them alike in any order."""
 
 CANCELLED: Final = 1e-6
 """A combination whose squared length is below this share of that of its parts, were they parallel,
 is rounding: Gram matrices of float32 gradients are no more exact."""
+
+PRECISE: Final = 1e-12
+"""An eigenvalue below this share of the largest is rounding of float64."""
 
 EXACT_ORDERS: Final = 6
 """Up to this many objectives :func:`pcgrad` averages over all orders."""
@@ -191,11 +194,13 @@ def nash(gram_KK: Tensor, preference_K: Tensor | None = None) -> Tensor:
             # No further than nine tenths of the way to the edge, then back until it pays.
             share = min(1.0, 0.9 / max(float((-step_L / parts_L).max()), 0.9))
             goal = value(parts_L) - 1e-4 * share * decrease
-            while share > 1e-10 and value(parts_L + share * step_L) > goal:
+            while share > 1e-4 and value(parts_L + share * step_L) > goal:
                 share /= 2
-            if share <= 1e-10 or decrease <= 1e-28:
+            if share <= 1e-4:  # only rounding is left
                 break
             parts_L = parts_L + share * step_L
+            if decrease <= 1e-16:
+                break
         return parts_L
 
     return _combine(gram_KK, rule, preference_K)
@@ -267,7 +272,7 @@ def aligned_mtl(gram_KK: Tensor, preference_K: Tensor | None = None) -> Tensor:
 
     ``a = s M^(-1/2) p``, with s the smallest singular value of the gradients that is not rounding:
     the gradients are replaced by the orthogonal ones closest to them, and summed by preference.
-    Coefficients may be negative.
+    Coefficients may be negative. A gradient a million times shorter than the longest is left out.
 
     Args:
         gram_KK: the Gram matrix.
@@ -387,7 +392,8 @@ def _cancels(cosines_LL: Tensor, parts_L: Tensor) -> bool:
 def _present(values_L: Tensor, vectors_LL: Tensor, lengths_L: Tensor) -> Tensor:
     """Return which principal components are more than gradients that cancel."""
     parts_LL = vectors_LL * lengths_L[:, None]
-    return values_L > CANCELLED * parts_LL.abs().sum(0).square()
+    precise_L = values_L > PRECISE * values_L.max()
+    return precise_L & (values_L > CANCELLED * parts_LL.abs().sum(0).square())
 
 
 def _ridged(cosines_LL: Tensor) -> Tensor:

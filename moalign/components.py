@@ -176,11 +176,13 @@ class Weighting(Stateful):
     A weighting with a constructor argument of type ``Preference | None`` has a preference: a
     weight for each training objective, uniform if it is None. The host normalises it and passes
     it as ``step.preference_K``. Of several such arguments only one called ``preference`` is; the
-    host checks the names of the others, and a search may search each of them on the simplex.
+    host checks the names of the others, and a search may search each of them on the simplex. An
+    option ``blend`` says what share of the weights the preference is.
 
     Attributes:
         needs: what it asks of the step: ``gram``, ``steer`` (evaluation on the steer split or a
-            probe row), ``prompt_features``, ``losses``.
+            probe row), ``prompt_features``, ``losses``; and of the task: ``pairs``, preferences
+            that :meth:`prepare` learns from.
         declares: ``signed`` if weights may be negative, ``unnormalised`` if they do not sum to 1,
             ``conditioned`` if they follow ``step.batch.conditions_PK`` where there are any,
             ``prompt-weights`` if :meth:`prompt_weights` says what a prompt calls for.

@@ -272,10 +272,17 @@ def check_data(study: Study) -> None:
     """Check the task's data, before a run is begun with it.
 
     Raises:
-        DataError: it is missing, malformed or too small, or prompts lack a field that a reward
-            needs.
+        DataError: it is missing, malformed or too small, prompts lack a field that a reward
+            needs, or there are no preferences where the weighting learns from them.
     """
     prompts = split_prompts(study.task, needed_splits(study))["train"]
+    weighting = study.new_weighting()
+    if "pairs" in weighting.needs and not study.task.pairs(study.seed):
+        raise DataError(
+            f"weighting {weighting.name} learns from preferences between completions, and task "
+            f"{study.task.name} offers none among its train prompts; the task prompts reads them "
+            "from the columns `chosen` and `rejected`"
+        )
     for objective, reward in study.new_rewards().items():
         for need in sorted(reward.needs):
             field = need.removeprefix("field:")
@@ -286,6 +293,26 @@ def check_data(study: Study) -> None:
                     f"prompt {lacking[0].id!r} of task {study.task.name} does not have; "
                     f"{nearest(field, lacking[0].fields)}"
                 )
+
+
+def prepared_folder(study: Study, run: RunFolder) -> Path | None:
+    """Return where what the weighting prepares is cached; None if it prepares nothing."""
+    weighting = study.new_weighting()
+    options = weighting.recipe()
+    if options is None:
+        return None
+    recipe = {
+        "weighting": weighting.name,
+        "options": dict(options),
+        "base": base_folder(study, run).name,
+        "task": study.data["task"],
+        # A list: what is learnt follows the order of the objectives.
+        "objectives": [[name, study.data["objectives"][name]] for name in _names(study)],
+        "rollout": study.data["rollout"],
+        "seed": study.seed,
+    }
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+    return run.artifacts / f"{weighting.name}-{digest}"
 
 
 def prepared(study: Study, run: RunFolder, progress: Progress = _silent) -> dict[str, Any] | None:
@@ -302,22 +329,11 @@ def prepared(study: Study, run: RunFolder, progress: Progress = _silent) -> dict
         DataError: there is nothing to learn from.
         RecordError: it cannot be written.
     """
-    weighting = study.new_weighting()
-    options = weighting.recipe()
-    if options is None:
+    folder = prepared_folder(study, run)
+    if folder is None:
         return None
-    recipe = {
-        "weighting": weighting.name,
-        "options": dict(options),
-        "base": base_folder(study, run).name,
-        "task": study.data["task"],
-        "objectives": {name: study.data["objectives"][name] for name in _names(study)},
-        "rollout": study.data["rollout"],
-        "seed": study.seed,
-    }
-    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-    folder = run.artifacts / f"{weighting.name}-{digest}"
     if not folder.is_dir():
+        weighting = study.new_weighting()
         context = preparation(study, _base_policy(study, run, {}), progress)
         state = weighting.prepare(context)
         beside = folder.with_name(f".{folder.name}.{os.getpid()}")

@@ -169,7 +169,7 @@ def _check_needs(doc: Document, study: Study) -> None:
             f"{doc.where(('weighting',))}: weighting {weighting.name} declares {declared!r}, which "
             f"says nothing; {nearest(declared, known)}"
         )
-    provided = {"gram", "steer", "prompt_features"}
+    provided = {"gram", "steer", "prompt_features", "pairs"}
     for need in sorted(weighting.needs):
         if need not in provided:
             raise StudyError(

@@ -49,7 +49,7 @@ OBJECTIVES = (
     Objective("c", (0.0, 1.0), at_least=0.6),
 )
 PREFERENCE = (0.5, 0.3, 0.2)
-NEEDS = ("gram", "steer", "prompt_features", "losses")
+NEEDS = ("gram", "steer", "prompt_features", "losses", "pairs")
 ORDER = (2, 0, 1)
 TOLERANCE = 1e-5
 
@@ -362,23 +362,38 @@ def _run(
     weighting: Weighting, indices: Sequence[int] = range(STEPS), **options: Any
 ) -> list[Weights | ResponseScores]:
     """Return what a weighting gives for steps in turn, new weights for mini-batches included."""
-    prepare(weighting, options.get("order", (0, 1, 2)))
+    prepare(weighting, options.get("order", (0, 1, 2)), options.get("on_read", nobody))
     return [given for index in indices for given in _ask(weighting, _step(index, **options))]
 
 
-def prepare(weighting: Weighting, order: Sequence[int] = (0, 1, 2)) -> None:
+def prepare(
+    weighting: Weighting,
+    order: Sequence[int] = (0, 1, 2),
+    on_read: Callable[[str], None] = nobody,
+) -> None:
     """Let a weighting go through its stage before training, once, if it has one."""
     if weighting.recipe() is None or weighting in _PREPARED:
         return
     _PREPARED.add(weighting)
-    prepared = through_checkpoint(type(weighting).prepare(weighting, _preparation(order)))
+    prepared = through_checkpoint(type(weighting).prepare(weighting, _preparation(order, on_read)))
     weighting.load_prepared(prepared)
 
 
 _PREPARED: WeakSet[Weighting] = WeakSet()
 
 
-def _preparation(order: Sequence[int]) -> Preparation:
+class _Preparation(Preparation):
+    """What a stage before training is given; it says when its preferences are read."""
+
+    on_read: Callable[[str], None] = staticmethod(nobody)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "pairs":
+            object.__getattribute__(self, "on_read")(name)
+        return object.__getattribute__(self, name)
+
+
+def _preparation(order: Sequence[int], on_read: Callable[[str], None]) -> Preparation:
     """Return twenty preferences between invented completions, and their scores."""
     prompts = [Prompt(str(p), f"prompt {p}") for p in range(20)]
 
@@ -390,7 +405,7 @@ def _preparation(order: Sequence[int]) -> Preparation:
     def features(prompts: Sequence[Prompt]) -> Tensor:
         return torch.stack([_drawn(prompt.text, 5) for prompt in prompts])
 
-    return Preparation(
+    context = _Preparation(
         objectives=tuple(OBJECTIVES[k] for k in order),
         seed=0,
         prompts=tuple(prompts),
@@ -399,6 +414,8 @@ def _preparation(order: Sequence[int]) -> Preparation:
         features=features,
         progress=lambda _share, _words: None,
     )
+    object.__setattr__(context, "on_read", on_read)  # it is frozen
+    return context
 
 
 def _drawn(key: str, count: int) -> Tensor:

@@ -30,9 +30,24 @@ def write(name: str, title: str, parts: Sequence[str], seeds: Sequence[int] = ()
         parts: paragraphs and tables, in order.
         seeds: what was used.
     """
-    today = datetime.now(UTC).date().isoformat()
-    facts = [
-        ("date", today),
+    given = facts(seeds)
+    text = page(title, parts, given)
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{dict(given)['date']}-{name}.md"
+    path.write_text(text, encoding="utf-8")
+    print(text)
+    return path
+
+
+def page(title: str, parts: Sequence[str], facts: Sequence[Sequence[object]]) -> str:
+    """Return a whole page: heading, parts, and what was measured with."""
+    return "\n\n".join([f"# {title}", *parts, markdown(["what", "value"], facts)]) + "\n"
+
+
+def facts(seeds: Sequence[int] = ()) -> list[tuple[str, object]]:
+    """Return what is needed to run it again: date, commit, command, machine and versions."""
+    found: list[tuple[str, object]] = [
+        ("date", datetime.now(UTC).date().isoformat()),
         ("commit", _commit()),
         ("command", _command()),
         ("cores", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else "?"),
@@ -40,19 +55,17 @@ def write(name: str, title: str, parts: Sequence[str], seeds: Sequence[int] = ()
         *((package, version(package)) for package in PACKAGES),
     ]
     if seeds:
-        facts.append(("seeds", ", ".join(map(str, seeds))))
-    text = "\n\n".join([f"# {title}", *parts, markdown(["what", "value"], facts)]) + "\n"
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{today}-{name}.md"
-    path.write_text(text, encoding="utf-8")
-    print(text)
-    return path
+        found.append(("seeds", ", ".join(map(str, seeds))))
+    return found
 
 
 def _command() -> str:
     """Return the command line, with folders of this machine left out."""
     words = ["DIR" if "/" in word else word for word in sys.argv[1:]]
-    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
+    script = Path(sys.argv[0])
+    package = script.name == "__main__.py"
+    program = f"-m benchmarks.{script.parent.name}" if package else f"benchmarks/{script.name}"
+    return " ".join(["python", program, *words])
 
 
 def _commit() -> str:

@@ -1,0 +1,138 @@
+"""The picture: per bed, the points of every family of weightings beside the hull of ``fixed``.
+
+A row per family, a column per pair of objectives; a point is the mean over the seeds of an entry's
+policy on test. The polygon is what mixtures of the ``fixed`` policies reach.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from benchmarks.weightings.measures import Floats, normalised
+from benchmarks.weightings.plan import BASE, FIXED
+from benchmarks.weightings.results import Arena, Results
+from moalign.reporting.plots import ACCENT, BASE_COLOUR, FAINT, GRID, INK, MUTED
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS: Final = (
+    "#2f6fde", "#d9480f", "#20a39e", "#b5179e", "#7a5c00", "#3b2a86", "#5c940d", "#c2255c",
+)  # fmt: skip
+MARKS: Final = "osD^vP*X"
+
+
+def draw(results: Results, arena: Arena) -> bytes | None:
+    """Return a PNG file; None if there is nothing to draw."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    kinds = [k for k in arena.kinds if k.label not in (BASE, FIXED)]
+    drawn = {k.label: points(results, arena, k.label) for k in kinds}
+    families = list(dict.fromkeys(k.family for k in kinds if len(drawn[k.label])))
+    pairs = list(combinations(range(len(arena.objectives)), 2))
+    fixed_NK = points(results, arena, FIXED)
+    if not families or not len(fixed_NK) or not pairs:
+        return None
+    size = (4.0 * len(pairs) + 2.6, 2.9 * len(families) + 0.9)
+    figure = Figure(figsize=size, dpi=110)
+    figure.set_layout_engine("constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(families), len(pairs), squeeze=False, sharex="col", sharey="col")
+    base_NK = points(results, arena, BASE)
+    for row, family in zip(grid, families, strict=True):
+        ours = [k for k in kinds if k.family == family and len(drawn[k.label])]
+        for panel, (x, y) in zip(row, pairs, strict=True):
+            _style(panel, arena, x, y, last=row is grid[-1])
+            _hull(panel, fixed_NK[:, [x, y]])
+            for number, kind in enumerate(ours):
+                values = drawn[kind.label]
+                panel.scatter(
+                    values[:, x],
+                    values[:, y],
+                    s=30,
+                    color=COLOURS[number % len(COLOURS)],
+                    marker=MARKS[number % len(MARKS)],
+                    label=kind.label if kind.preference else f"{kind.label} *",
+                    zorder=4,
+                )
+            if len(base_NK):
+                at = base_NK[0]
+                panel.scatter(at[x], at[y], s=42, marker="+", color=BASE_COLOUR, zorder=5)
+        row[0].set_title(family, loc="left", fontsize=10, fontweight="bold", color=INK)
+        row[-1].legend(
+            loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8, labelcolor=INK
+        )
+    figure.suptitle(
+        f"{arena.name}: policies on test, mean over seeds; grey: mixtures of the {FIXED} policies; "
+        "+: base policy; *: no preference",
+        x=0.01,
+        ha="left",
+        fontsize=10,
+        color=INK,
+    )
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
+
+
+def points(results: Results, arena: Arena, entry: str) -> Floats:
+    """Return an entry's policies on test by number, in units of the bounds, mean over seeds."""
+    by_number: dict[int, list[Floats]] = {}
+    for cell in results.trained:
+        if (cell.bed, cell.entry) == (arena.name, entry):
+            by_number.setdefault(cell.number, []).append(normalised(arena, cell.test_K))
+    means = [np.mean(by_number[number], axis=0) for number in sorted(by_number)]
+    return np.asarray(means).reshape(-1, len(arena.objectives))
+
+
+def outline(points_N2: Floats) -> list[tuple[float, float]]:
+    """Return the corners of the convex hull of points in the plane, anticlockwise."""
+    ordered = sorted({(float(x), float(y)) for x, y in points_N2})
+    if len(ordered) < 3:
+        return ordered
+
+    def half(candidates: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+        kept: list[tuple[float, float]] = []
+        for point in candidates:
+            while len(kept) > 1 and _turn(kept[-2], kept[-1], point) <= 0:
+                kept.pop()
+            kept.append(point)
+        return kept[:-1]
+
+    return half(ordered) + half(ordered[::-1])
+
+
+def _turn(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> float:
+    """Above 0 if a, b, c turn to the left."""
+    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+
+
+def _hull(panel: Axes, points_N2: Floats) -> None:
+    corners = outline(points_N2)
+    style: dict[str, Any] = {"color": FAINT, "zorder": 1}
+    if len(corners) > 2:
+        panel.fill(*zip(*corners, strict=True), alpha=0.35, linewidth=0, **style)
+    panel.scatter(points_N2[:, 0], points_N2[:, 1], s=24, color=MUTED, zorder=3)
+
+
+def _style(panel: Axes, arena: Arena, x: int, y: int, *, last: bool) -> None:
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.spines[["left", "bottom"]].set_color(FAINT)
+    panel.grid(color=GRID, linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.tick_params(colors=MUTED, labelsize=8, length=0)
+    panel.set_ylabel(f"{arena.objectives[y]} →", color=INK, fontsize=9)
+    if last:
+        panel.set_xlabel(f"{arena.objectives[x]} →", color=INK, fontsize=9)
+    for axis, line in ((x, panel.axvline), (y, panel.axhline)):
+        name = arena.objectives[axis]
+        if name in arena.thresholds:
+            low, high = arena.bounds_K2[axis]
+            at = (arena.thresholds[name] - low) / (high - low)
+            line(at, color=ACCENT, linewidth=0.8, linestyle=(0, (2, 3)), alpha=0.6)

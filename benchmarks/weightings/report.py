@@ -1,0 +1,309 @@
+"""The report: what was done, what was claimed and seen, and all numbers. Text from numbers only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from benchmarks import table
+from benchmarks.weightings import claims, measures
+from benchmarks.weightings.claims import Finding, Verdict
+from benchmarks.weightings.measures import Difference, Numbers
+from benchmarks.weightings.plan import BASE, FIXED
+from benchmarks.weightings.results import Arena, Results
+from benchmarks.weightings.two_families import WANTS
+from moalign.reporting.pick import say
+
+SAID: Final[Mapping[Verdict, str]] = {
+    "seen": "**seen**",
+    "opposite seen": "**the opposite was seen**",
+    "not decided": "not decided",
+    "one seed": "one seed: no interval",
+    "not run": "not run",
+}
+
+COLUMNS: Final = (
+    ("utility", "expected utility", 3),
+    ("volume", "hypervolume", 3),
+    ("mixed volume", "mixtures", 3),
+    ("points", "front", 1),
+    ("sparsity", "sparsity", 4),
+    ("beyond", "beyond the hull", 3),
+    ("worst", "worst gain", 3),
+    ("violation", "violation", 3),
+    ("steps", "steps", 0),
+    ("spent", "spent", 2),
+    ("generated", "generated", 0),
+    ("seconds", "s per step", 3),
+)
+
+
+def write(results: Results, pictures: Mapping[str, str]) -> str:
+    """Return the page.
+
+    Args:
+        results: the document.
+        pictures: file names by bed.
+    """
+    usual = [arena for arena in results.arenas if arena.name != "two-families"]
+    numbers = {arena.name: measures.of_arena(results, arena) for arena in results.arenas}
+    found = [f for arena in usual for f in claims.findings(results, arena, numbers[arena.name])]
+    parts = [
+        *_introduction(results),
+        "## What was claimed, and what was seen",
+        *_claims(found),
+    ]
+    for arena in usual:
+        parts += _bed(results, arena, numbers[arena.name], pictures.get(arena.name))
+    for arena in results.arenas:
+        if arena not in usual:
+            parts += _families(results, arena)
+    parts += _not_run(results)
+    return table.page("Weightings, compared at equal tokens", parts, results.facts)
+
+
+# --- what was done -----------------------------------------------------------------------------
+
+
+def _introduction(results: Results) -> list[str]:
+    beds = ", ".join(f"`{arena.name}`" for arena in results.arenas)
+    parts = [
+        f"Every weighting on {beds}: at each seed the same base policy, the same prompts in the "
+        "same order, and the same number of tokens. Tokens are those generated, passed forward and "
+        "passed backward; whatever a weighting asks for beyond its own batch (measurements on the "
+        "steer split, steer batches, further backward passes) is charged to it. The budget is what "
+        "`fixed` spends at equal weights in all its steps; no run takes more steps than that. "
+        f"Measuring on validation every {_every(results)} steps is the benchmark's own, and free.",
+        "A weighting with a preference is trained once per preference; one without (marked *) is "
+        "trained as many times with other random numbers, and lets every preference take what "
+        "suits it. Points are chosen and kept by validation and reported on test, in units of the "
+        "bounds. **Expected utility**: mean over the preferences of the utility of the point that "
+        "validation chooses among an entry's policies. **Hypervolume**: of the points on the "
+        "front, with the bias of noise taken off; descriptive, as is **mixtures**, the volume that "
+        "mixtures of an entry's policies reach (each prompt answered by one drawn at random), "
+        "which is not corrected. **Beyond the hull**: how far the best policy lies beyond all "
+        "mixtures of the `fixed` policies of this table, sought on validation and measured on "
+        "test; a denser set of `fixed` policies would have a larger hull. **Worst gain**: smallest "
+        "gain over the base policy of any objective, at equal weights. **Violation**: sum of what "
+        "is missing to the thresholds, over all policies.",
+        "Differences are paired at equal seeds; intervals are Student's, 95 %, with the seeds as "
+        "units, each by itself: of twenty differences that are none, one is expected to look like "
+        "one, and no correction for that could leave anything standing with three seeds.",
+    ]
+    if results.missing:
+        parts.append(f"**Unfinished: {results.missing} cells have not been run yet.**")
+    return parts
+
+
+def _every(results: Results) -> int:
+    steps = [cell.moments[0][0] for cell in results.trained if cell.entry == FIXED]
+    return int(min(steps, default=0))
+
+
+# --- claims ------------------------------------------------------------------------------------
+
+
+def _claims(found: Sequence[Finding]) -> list[str]:
+    rows, sentences = [], []
+    for claim in dict.fromkeys(finding.claim for finding in found):
+        ours = [finding for finding in found if finding.claim is claim]
+        rows += [
+            [
+                claim.says,
+                finding.bed,
+                finding.entry,
+                claim.says_measure,
+                _signed(finding.difference),
+                SAID[finding.verdict],
+            ]
+            for finding in ours
+            if finding.verdict != "not run"
+        ]
+        sentences.append(f"- {claim.says[0].upper()}{claim.says[1:]} ({claim.source}): "
+                         f"{_counted(ours)}.")  # fmt: skip
+    header = ["claim", "task", "weighting", "measure", "difference", "verdict"]
+    return ["\n".join(sentences), table.markdown(header, rows)]
+
+
+def _counted(found: Sequence[Finding]) -> str:
+    """Return in words how often a claim was seen."""
+    run = [finding for finding in found if finding.verdict != "not run"]
+    if not run:
+        return "not run"
+    kinds: tuple[Verdict, ...] = ("seen", "opposite seen", "not decided", "one seed")
+    told = []
+    for kind in kinds:
+        ours = [f"{f.entry} on {f.bed}" for f in run if f.verdict == kind]
+        if ours and kind == "one seed":
+            told.append(f"one seed, so nothing can be said, in {len(ours)} of {len(run)}")
+        elif ours:
+            names = f" ({', '.join(ours)})" if kind != "not decided" else ""
+            told.append(f"{kind} in {len(ours)} of {len(run)}{names}")
+    return "; ".join(told)
+
+
+# --- one bed -----------------------------------------------------------------------------------
+
+
+def _bed(
+    results: Results,
+    arena: Arena,
+    numbers: Mapping[tuple[str, int], Numbers],
+    picture: str | None,
+) -> list[str]:
+    seeds = results.seeds(arena.name)
+    asked = [dict(zip(arena.objectives, p, strict=True)) for p in arena.preferences.values()]
+    budgets = ", ".join(f"{budget:,}" for budget in arena.budgets.values())
+    limits = ", ".join(f"{name} >= {value:g}" for name, value in arena.thresholds.items())
+    parts = [
+        f"## {arena.name}",
+        f"Preferences: {'; '.join(map(say, asked))}. Thresholds: {limits or 'none'}. Seeds: "
+        f"{', '.join(map(str, seeds))}. Budget per run: {budgets} tokens; at most {arena.steps} "
+        "steps.",
+    ]
+    if picture:
+        parts.append(f"![The points of every weighting on {arena.name}]({picture})")
+    labels = [kind.label for kind in arena.kinds]
+    order = sorted(labels, key=lambda label: -_or_least(numbers, label))
+    header = [
+        "weighting",
+        *(words for _, words, _ in COLUMNS[:1]),
+        f"minus {FIXED}",
+        *(words for _, words, _ in COLUMNS[1:]),
+        "steps to 90 %",
+        "budget to 90 %",
+    ]
+    rows = [
+        _row(arena, numbers, label)
+        for label in order
+        if measures.over_seeds(numbers, label, "utility").seeds
+    ]
+    parts += [table.markdown(header, rows), *_hull(numbers), _options(arena)]
+    return parts
+
+
+def _or_least(numbers: Mapping[tuple[str, int], Numbers], label: str) -> float:
+    value = measures.over_seeds(numbers, label, "utility").value
+    return -math.inf if math.isnan(value) else value
+
+
+def _row(arena: Arena, numbers: Mapping[tuple[str, int], Numbers], label: str) -> list[str]:
+    kind = next(kind for kind in arena.kinds if kind.label == label)
+    cells = []
+    for measure, _, places in COLUMNS:
+        mean = measures.over_seeds(numbers, label, measure)
+        cells.append("" if math.isnan(mean.value) else f"{mean.value:,.{places}f}")
+    difference = measures.against(numbers, label, FIXED, "utility")
+    compared = "" if label == FIXED else _signed(difference)
+    mark = "" if kind.preference or label == BASE else " *"
+    speeds = [] if label != BASE else ["", ""]
+    if label != BASE:
+        seeds = sum(1 for name, _ in numbers if name == label)
+        for measure, places in (("steps to 90 %", 0), ("budget to 90 %", 2)):
+            mean = measures.over_seeds(numbers, label, measure)
+            some = f" ({mean.seeds} of {seeds})" if mean.seeds < seeds else ""
+            speeds.append(f"{mean.value:.{places}f}{some}" if mean.seeds else "never")
+    return [label + mark, cells[0], compared, *cells[1:], *speeds]
+
+
+def _hull(numbers: Mapping[tuple[str, int], Numbers]) -> list[str]:
+    """Return what mixtures of the ``fixed`` policies reach."""
+    utility = measures.over_seeds(numbers, FIXED, "utility")
+    raw = measures.over_seeds(numbers, FIXED, "raw volume")
+    mixed = measures.over_seeds(numbers, FIXED, "mixed volume")
+    if not utility.seeds:
+        return []
+    labels = dict.fromkeys(label for label, _ in numbers if label not in (BASE, FIXED))
+    higher = [
+        label
+        for label in labels
+        if measures.over_seeds(numbers, label, "raw volume").value > mixed.value
+    ]
+    told = ", ".join(higher) if higher else "none"
+    return [
+        f"The hull: mixtures of the `fixed` policies reach expected utility {utility.value:.3f}, "
+        "that of the policies themselves (the best mixture for a linear utility is a policy), and "
+        f"hypervolume {mixed.value:.3f} where the policies alone reach {raw.value:.3f} (neither "
+        f"corrected). Entries whose own policies, unmixed, reach more than the hull: {told}."
+    ]
+
+
+def _options(arena: Arena) -> str:
+    rows = [
+        [kind.label, kind.family, _said(kind.options), _said(kind.settings)]
+        for kind in arena.kinds
+        if kind.options or kind.settings
+    ]
+    if not rows:
+        return "All weightings have their default options."
+    header = ["weighting", "family", "options", "settings of the study"]
+    return "Options that are not the defaults:\n\n" + table.markdown(header, rows)
+
+
+def _said(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in values.items())
+
+
+# --- two families ------------------------------------------------------------------------------
+
+
+def _families(results: Results, arena: Arena) -> list[str]:
+    numbers = measures.family_utilities(results, arena, WANTS)
+    families = list(WANTS)
+    wants = "; ".join(f"`{family}` wants {say(weights)}" for family, weights in WANTS.items())
+    rows = []
+    for kind in arena.kinds:
+        values = [measures.over_seeds(numbers, kind.label, name) for name in (*families, "mean")]
+        if values[0].seeds:
+            differences = [
+                "" if kind.label in (FIXED, BASE) else
+                _signed(measures.against(numbers, kind.label, FIXED, name))
+                for name in (*families, "mean")
+            ]  # fmt: skip
+            pairs = zip(values, differences, strict=True)
+            rows.append([kind.label, *(f"{v.value:.3f} {d}".strip() for v, d in pairs)])
+    parts = [
+        "## Two families of prompts",
+        f"Half of the prompts of `arithmetic` want one thing, half another: {wants}. `{FIXED}` is "
+        "the best single preference, chosen on validation by the mean of the families. "
+        "`family-weights` is told the families, so it shows what weights per prompt can reach; "
+        "`prompt-adapter` has to learn them from preferences. Utility on test, and the difference "
+        f"to `{FIXED}`:",
+        table.markdown(["weighting", *families, "mean"], rows),
+    ]
+    told = [
+        f"- {finding.entry}, {family}: {_signed(finding.difference)}, {SAID[finding.verdict]}"
+        for family, finding in claims.family_findings(arena, numbers, families)
+    ]
+    claim = claims.FAMILY_CLAIM
+    says = f"Claim: {claim.says} ({claim.source})."
+    return [*parts, says + "\n\n" + "\n".join(told)]
+
+
+# --- the rest ----------------------------------------------------------------------------------
+
+
+def _not_run(results: Results) -> list[str]:
+    if not results.broken:
+        return []
+    reasons: dict[tuple[str, str, str], int] = {}
+    for cell in results.broken:
+        key = (cell.entry, cell.bed, cell.reason)
+        reasons[key] = reasons.get(key, 0) + 1
+    rows = [
+        [entry, bed, count, " ".join(reason.split())]
+        for (entry, bed, reason), count in reasons.items()
+    ]
+    return [
+        "## What could not be run",
+        table.markdown(["weighting", "task", "cells", "reason"], rows),
+    ]
+
+
+def _signed(difference: Difference) -> str:
+    if difference.seeds == 0:
+        return ""
+    if math.isnan(difference.low):
+        return f"{difference.value:+.3f}"
+    return f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"

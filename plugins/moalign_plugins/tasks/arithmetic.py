@@ -12,7 +12,7 @@ from annotated_types import Ge, Le
 
 from moalign.components import Task
 from moalign.errors import DataError
-from moalign.types import SPLITS, Demonstration, Prompt, Split
+from moalign.types import SPLITS, Demonstration, Pair, Prompt, Split
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -42,6 +42,12 @@ class Arithmetic(Task):
     problems into train and 10 % into each other split, so neither a problem nor a reordering of it
     is in two splits. Prompts of a split are different problems, a third each with 2, 3 and 4
     operands, in turn. Demonstrations come from train problems only.
+
+    **Preferences.** A pair per train prompt. What is preferred depends on the prompt: for a sum of
+    two numbers the terse answer, for more numbers the prose, which shows every step. The other
+    completion is, with equal chance, the right answer in the style that is not preferred there
+    (prose; terse), or the preferred style with a wrong result at its end. So two objectives decide
+    for every prompt: accuracy, and conciseness or clarity.
 
     **Fields.** ``operands`` (list of int) and ``answer`` (int), read by ``exact-answer`` and
     ``steps-shown``.
@@ -98,6 +104,19 @@ class Arithmetic(Task):
             completion = rng.choice((_terse, _steps, _prose))(operands)
             demonstrations.append(Demonstration(_sum(operands), completion))
         return demonstrations
+
+    def pairs(self, seed: int) -> Sequence[Pair]:
+        """Return a preference per train prompt; the seed chooses what is rejected."""
+        rng = Random(f"arithmetic preferences {seed}")
+        pairs = []
+        for prompt in self.prompts():
+            if prompt.split == "train":
+                operands = prompt.fields["operands"]
+                liked, other = (_terse, _prose) if len(operands) == 2 else (_prose, _terse)
+                style = liked(operands)
+                rejected = rng.choice((other(operands), _mistaken(style, rng)))
+                pairs.append(Pair(prompt, style, rejected))
+        return pairs
 
     def tokenizer(self) -> Tokenizer:
         """Return a tokenizer with a token per digit and place; decoding gives the text back."""
@@ -185,3 +204,10 @@ def _steps(operands: Sequence[int]) -> str:
 def _prose(operands: Sequence[int]) -> str:
     steps = "".join(f"step {i}: {e}; " for i, e in enumerate(_equations(operands), start=1))
     return f"{steps}so the answer is {sum(operands)}"
+
+
+def _mistaken(completion: str, rng: Random) -> str:
+    """Return a completion with another number at its end, off by at most 9."""
+    right = re.findall(r"[0-9]+$", completion)[0]
+    wrong = int(right) + rng.choice([d for d in range(-9, 10) if d and int(right) + d > 0])
+    return f"{completion.removesuffix(right)}{wrong}"

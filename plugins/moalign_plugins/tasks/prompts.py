@@ -23,7 +23,7 @@ from annotated_types import Gt, MinLen
 
 from moalign.components import Task
 from moalign.errors import DataError, OptionError, nearest
-from moalign.types import SPLITS, Demonstration, Prompt, Split
+from moalign.types import SPLITS, Demonstration, Pair, Prompt, Split
 
 SHARES: Final[Mapping[Split, float]] = {
     "train": 0.80,
@@ -73,6 +73,10 @@ class Prompts(Task):
       field under its own name, where it is not empty.
     - ``completion``: a column with a good completion, to be imitated by the policy ``scratch``;
       rows where it is empty are prompts only.
+    - ``chosen`` and ``rejected``: columns with two completions of the prompt, the first of which
+      people prefer; by default those of these names, if the file has both. Weightings that learn
+      from preferences read them, of train rows. A row has both or neither; rows where they are
+      equal are skipped, and counted in the report.
     - ``unit``: a column that says which rows belong together (a document, a customer). They get
       the same split, count as one in means, and the bootstrap draws them together. Without it
       every row is its own.
@@ -100,6 +104,8 @@ class Prompts(Task):
         prompt: str = "prompt",
         columns: dict[str, str] | None = None,
         completion: str | None = None,
+        chosen: str = "chosen",
+        rejected: str = "rejected",
         unit: str | None = None,
         split: str | dict[Split, Annotated[float, Gt(0)]] | None = None,
     ) -> None:
@@ -107,6 +113,8 @@ class Prompts(Task):
         self.prompt = prompt
         self.columns = columns
         self.completion = completion
+        self.chosen = chosen
+        self.rejected = rejected
         self.unit = unit
         self.split = split
         if isinstance(split, dict) and (
@@ -131,8 +139,15 @@ class Prompts(Task):
         Random(f"prompts demonstrations {seed}").shuffle(examples)
         return examples
 
+    def pairs(self, seed: int) -> Sequence[Pair]:
+        """Return the preferences of train prompts, in an order by seed."""
+        found = [pair for pair in self._pairs if pair is not None and pair.prompt.split == "train"]
+        pairs = [pair for pair in found if pair.chosen != pair.rejected]
+        Random(f"prompts preferences {seed}").shuffle(pairs)
+        return pairs
+
     def facts(self) -> dict[str, Any]:
-        """Return rows, repeated prompts, and prompts and demonstrations per split."""
+        """Return rows, repeated prompts, and what there is of each kind."""
         repeats = Counter(prompt.text for prompt in self._prompts)
         placed = Counter(text for text, _ in {(p.text, p.split) for p in self._prompts})
         facts: dict[str, Any] = {
@@ -145,6 +160,11 @@ class Prompts(Task):
             facts["units"] = len({prompt.unit for prompt in self._prompts})
         if self.completion is not None:
             facts["demonstrations"] = len(self.demonstrations(0))
+        if any(self._pairs):
+            equal = [pair for pair in self._pairs if pair and pair.chosen == pair.rejected]
+            facts["preferences in train"] = len(self.pairs(0))
+            facts["rows whose two completions are equal"] = len(equal)
+            facts["rows without a preference"] = self._pairs.count(None)
         return facts | {
             f"prompts in {split}": sum(prompt.split == split for prompt in self._prompts)
             for split in SPLITS
@@ -182,6 +202,20 @@ class Prompts(Task):
         return [
             None if record.values.get(column) in (None, "") else record.text(column)
             for record in self._records
+        ]
+
+    @cached_property
+    def _pairs(self) -> list[Pair | None]:
+        known = {name for record in self._records for name in record.values}
+        columns = (self.chosen, self.rejected)
+        missing = [column for column in columns if column not in known]
+        if missing and columns == ("chosen", "rejected"):
+            return [None] * len(self._records)
+        for column in missing:
+            raise DataError(f"{self.path}: there is no column {column!r}; {nearest(column, known)}")
+        return [
+            record.pair(prompt, *columns)
+            for record, prompt in zip(self._records, self._prompts, strict=True)
         ]
 
     def _fields(self, record: _Record) -> dict[str, Any]:
@@ -231,6 +265,19 @@ class _Record:
         if not value.strip():
             raise DataError(f"{self.where}: column {column!r} is blank; fill it or drop the row")
         return value
+
+    def pair(self, prompt: Prompt, chosen: str, rejected: str) -> Pair | None:
+        """Return the row's preference; None if it has none."""
+        filled = [c for c in (chosen, rejected) if self.values.get(c) not in (None, "")]
+        if not filled:
+            return None
+        if len(filled) == 1:
+            other = rejected if filled == [chosen] else chosen
+            raise DataError(
+                f"{self.where}: column {filled[0]!r} is filled and {other!r} is empty; a "
+                "preference needs both: fill it, or empty both"
+            )
+        return Pair(prompt, self.text(chosen), self.text(rejected))
 
     def split(self, column: str | None) -> Split:
         found = self.part if column is None else self.value(column)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from moalign.components import Task
 from moalign.errors import DataError, nearest
-from moalign.types import SPLITS, Demonstration, Prompt, Split
+from moalign.types import SPLITS, Demonstration, Pair, Prompt, Split
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -50,6 +50,10 @@ class Restaurants(Task):
     act, which the seed chooses: half and half. Human texts are short and natural; templates are
     complete, long and stiff. A row whose values are not all verbatim in its human text gives the
     template only (where addresses may be shortened to ``st`` and ``ave``).
+
+    **Preferences.** The human text over the template of the same row, for train rows where both
+    serve and differ, at most 20 per act, which the seed chooses. People's texts are natural and
+    shorter, and at times leave something out that the template says.
 
     **Fields.** ``placeholders`` (list), ``values`` (placeholder to value), ``reference`` (the human
     text) and ``template``, both with values, and ``act``. Typed prompts have no references.
@@ -87,6 +91,12 @@ class Restaurants(Task):
         ]
         rng.shuffle(examples)
         return examples
+
+    def pairs(self, seed: int) -> Sequence[Pair]:
+        """Return train rows' human texts over their templates; the seed chooses and shuffles."""
+        rng = Random(f"restaurants preferences {seed}")
+        rows = [row for row in self._rows if row.prompt.split == "train" and row.preferred]
+        return [Pair(row.prompt, *row.completions) for row in _capped(rng.sample(rows, len(rows)))]
 
     def tokenizer(self) -> Tokenizer:
         """Return a word-level tokenizer; it writes ``<bos> PROMPT <sep>`` around a prompt."""
@@ -160,6 +170,10 @@ class Restaurants(Task):
             facts[f"acts in {split}"] = len({row.prompt.unit for row in rows})
             facts[f"rows in {split}"] = len(rows)
             facts[f"prompts in {split}"] = len(prompts)
+        train = [row for row in self._rows if row.prompt.split == "train"]
+        facts["preferences"] = len(_capped(row for row in train if row.preferred))
+        both = [row.completions for row in train if len(row.completions) == 2]
+        facts["train rows where both texts are equal"] = sum(a == b for a, b in both)
         return facts
 
     @cached_property
@@ -217,6 +231,11 @@ class _Row:
     def completions(self) -> list[str]:
         """The texts that can be imitated."""
         return [text for text in (self.human, self.template) if text is not None]
+
+    @property
+    def preferred(self) -> bool:
+        """Whether there are two texts, so that the human one is preferred to the other."""
+        return len(set(self.completions)) == 2
 
 
 def _capped(rows: Iterable[_Row]) -> list[_Row]:

@@ -184,6 +184,39 @@ def test_what_it_cannot_say_is_marked_unknown(tokenizer):
     assert tokenizer.encode("1-1").tokens == ["1", "<unk>", "1"]
 
 
+# --- preferences ---------------------------------------------------------------------------------
+
+
+def test_two_numbers_are_preferred_terse_and_more_of_them_in_steps(task):
+    pairs = task.pairs(0)
+    train = [p for p in task.prompts() if p.split == "train"]
+    assert [pair.prompt for pair in pairs] == train
+    for pair in pairs:
+        short = len(pair.prompt.fields["operands"]) == 2
+        assert style(pair.chosen) == ("terse" if short else "prose")
+        assert re.findall("[0-9]+", pair.chosen)[-1] == str(pair.prompt.fields["answer"])
+
+
+def test_what_is_rejected_is_in_the_other_style_or_wrong(task):
+    pairs = task.pairs(0)
+    wrong = [p for p in pairs if style(p.rejected) == style(p.chosen)]
+    other = [p for p in pairs if style(p.rejected) != style(p.chosen)]
+    assert len(wrong) / len(pairs) == pytest.approx(0.5, abs=0.03)
+    for pair in wrong:
+        number = int(re.findall("[0-9]+", pair.rejected)[-1])
+        assert number > 0
+        assert 1 <= abs(number - pair.prompt.fields["answer"]) <= 9
+        assert pair.rejected.startswith(re.sub("[0-9]+$", "", pair.chosen))
+    for pair in other:
+        assert style(pair.rejected) in {"terse", "prose"}
+        assert re.findall("[0-9]+", pair.rejected)[-1] == str(pair.prompt.fields["answer"])
+
+
+def test_preferences_depend_on_the_seed_alone(task):
+    assert task.pairs(0) == Arithmetic().pairs(0)
+    assert task.pairs(0) != task.pairs(1)
+
+
 # --- typed prompts -------------------------------------------------------------------------------
 
 

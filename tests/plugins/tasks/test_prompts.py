@@ -233,6 +233,66 @@ def test_without_a_completion_column_there_are_no_demonstrations(tmp_path):
     assert task(write_jsonl(tmp_path / "a.jsonl", ROWS)).demonstrations(0) == []
 
 
+# --- preferences ------------------------------------------------------------------------------
+
+
+def preferences(count: int) -> list[dict]:
+    rows = [
+        {"prompt": f"p{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(count)
+    ]
+    rows[1] |= {"rejected": "good 1"}
+    return [*rows, {"prompt": "q", "chosen": "", "rejected": None}, {"prompt": "r"}]
+
+
+def test_columns_with_two_completions_are_preferences(tmp_path):
+    own = task(write_jsonl(tmp_path / "a.jsonl", preferences(400)))
+    pairs = own.pairs(0)
+    train = {p.text: p for p in own.prompts() if p.split == "train"}
+    expected = {f"p{i}" for i in range(400) if i != 1} & set(train)
+    assert {pair.prompt.text for pair in pairs} == expected
+    assert len(pairs) == len(expected)
+    for pair in pairs:
+        number = pair.prompt.text[1:]
+        assert (pair.chosen, pair.rejected) == (f"good {number}", f"bad {number}")
+        assert pair.prompt == train[pair.prompt.text]
+    assert own.pairs(0) == pairs
+    assert own.pairs(1) != pairs
+    facts = own.facts()
+    assert facts["preferences in train"] == len(pairs)
+    assert facts["rows whose two completions are equal"] == 1
+    assert facts["rows without a preference"] == 2
+
+
+def test_preferences_may_be_in_columns_of_other_names(tmp_path):
+    rows = [{"prompt": f"p{i}", "a": "x", "b": "y"} for i in range(50)]
+    path = write_csv(tmp_path / "a.csv", rows)
+    assert task(path).pairs(0) == []
+    assert "preferences in train" not in task(path).facts()
+    pairs = task(path, chosen="b", rejected="a").pairs(0)
+    assert {(pair.chosen, pair.rejected) for pair in pairs} == {("y", "x")}
+    with pytest.raises(DataError, match="there is no column 'bb'; did you mean 'b'"):
+        task(path, chosen="a", rejected="bb").pairs(0)
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ({"chosen": "a"}, "column 'chosen' is filled and 'rejected' is empty"),
+        ({"chosen": "a", "rejected": ""}, "column 'chosen' is filled and 'rejected' is empty"),
+        ({"chosen": None, "rejected": "b"}, "column 'rejected' is filled and 'chosen' is empty"),
+        ({"chosen": "a", "rejected": 7}, "column 'rejected' must be text; found int"),
+        ({"chosen": " ", "rejected": "b"}, "column 'chosen' is blank; fill it or drop the row"),
+    ],
+)
+def test_half_a_preference_is_refused_by_its_line(tmp_path, row, sentence):
+    rows = [*preferences(2), {"prompt": "half", **row}]
+    own = task(write_jsonl(tmp_path / "a.jsonl", rows))
+    assert len(own.prompts()) == 5
+    for look in (lambda: own.pairs(0), own.facts):
+        with pytest.raises(DataError, match=re.escape(f"{own.path}, line 5: {sentence}")):
+            look()
+
+
 # --- mistakes ----------------------------------------------------------------------------------
 
 

@@ -125,6 +125,28 @@ def test_demonstrations_are_half_human_and_from_train_only(task):
     assert task.demonstrations(1) != shown
 
 
+def test_people_are_preferred_to_templates(task):
+    rows = {row.id: row for row in task._rows}
+    pairs = task.pairs(0)
+    assert len(pairs) == task.facts()["preferences"] > 1000
+    for pair in pairs:
+        row = rows[pair.prompt.id]
+        assert pair.prompt.split == "train"
+        assert (pair.chosen, pair.rejected) == (row.human, row.template)
+        assert pair.chosen != pair.rejected
+        placeholders = pair.prompt.fields["placeholders"]
+        assert all(mark in pair.rejected.split() for mark in placeholders)
+    counts = defaultdict(int)
+    for pair in pairs:
+        counts[pair.prompt.unit] += 1
+    assert max(counts.values()) == 20
+    assert task.pairs(0) == pairs
+    assert task.pairs(1) != pairs
+    assert sum(len(p.chosen) for p in pairs) < sum(len(p.rejected) for p in pairs)
+    equal = [r for r in task._rows if r.prompt.split == "train" and r.human == r.template]
+    assert task.facts()["train rows where both texts are equal"] == len(equal)
+
+
 def test_every_prompt_and_train_text_has_its_words(task, tokenizer):
     unknown = tokenizer.token_to_id("<unk>")
     for row in task._rows:

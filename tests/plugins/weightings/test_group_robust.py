@@ -1,0 +1,122 @@
+"""Exponentiated gradient: one step, the saddle point, absent groups."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from weighting_properties import (
+    DUPLICATE_SHARES,
+    FINITE,
+    FROZEN,
+    LEAVES_NAN_ALONE,
+    ONE_OBJECTIVE,
+    PERMUTES,
+    RESUMES,
+    SHIFT_FREE,
+    SIMPLEX,
+    UNIT_FREE,
+    WORST_FIRST,
+    claims,
+)
+
+from moalign.errors import OptionError
+from moalign.testing.steps import make_objectives, make_step
+from moalign_plugins.weightings.group_robust import GroupRobust
+
+NAN = math.nan
+COMMON = (
+    FINITE,
+    SIMPLEX,
+    PERMUTES,
+    ONE_OBJECTIVE,
+    RESUMES,
+    LEAVES_NAN_ALONE,
+    DUPLICATE_SHARES,
+    WORST_FIRST,
+)
+
+test_properties = claims(
+    lambda: GroupRobust(rate=0.1),
+    *COMMON,
+    SHIFT_FREE,
+    UNIT_FREE,
+    FROZEN(lambda: GroupRobust(rate=0.0)),
+)
+test_properties_with_losses = claims(
+    lambda: GroupRobust(rate=0.1, losses="optimizer"),
+    *COMMON,
+    SHIFT_FREE,
+    FROZEN(lambda: GroupRobust(rate=0.0, losses="optimizer")),
+)
+
+
+def lost(*losses: float, **options):
+    return make_step(
+        objectives=make_objectives(*"abc"[: len(losses)]), losses_K=torch.tensor(losses), **options
+    )
+
+
+def test_one_step():
+    found = GroupRobust(rate=0.1, losses="optimizer").weigh(lost(1.0, 0.2))
+    assert found.values.tolist() == pytest.approx([0.51999, 0.48001], abs=5e-6)
+    assert found.metrics == pytest.approx({"loss/a": 1.0, "loss/b": 0.2})
+
+
+def test_the_shortfall_is_how_far_the_mean_lies_below_the_upper_bound():
+    bounds = ((0.0, 10.0), (-100.0, 0.0))
+    objectives = [
+        dataclasses.replace(o, bounds=b)
+        for o, b in zip(make_objectives("a", "b"), bounds, strict=True)
+    ]
+    scores = torch.tensor([[[-1.0, -20.0], [1.0, -20.0]]])
+    found = GroupRobust(rate=0.1).weigh(make_step(scores, objectives=objectives))
+    assert found.values.tolist() == pytest.approx([0.51999, 0.48001], abs=5e-6)
+
+
+def test_the_saddle_point():
+    # Losses (x - 1)^2 and (x + 1)^2 / 2: the worse is least where they are equal.
+    weighting, step, x = GroupRobust(rate=0.1, losses="optimizer"), lost(0.0, 0.0), 0.9
+    for _ in range(500):
+        step.losses_K = torch.tensor([(x - 1) ** 2, 0.5 * (x + 1) ** 2])
+        q_1, q_2 = weighting.weigh(step).values.tolist()
+        x -= 0.1 * (q_1 * 2 * (x - 1) + q_2 * (x + 1))
+    assert x == pytest.approx((math.sqrt(2) - 1) / (math.sqrt(2) + 1), abs=1e-3)
+    assert (q_1, q_2) == pytest.approx((0.41421, 0.58579), abs=1e-3)
+
+
+def test_absent_groups_do_not_decay():
+    weighting = GroupRobust(rate=1.0, losses="optimizer")
+    for _ in range(20):
+        found = weighting.weigh(lost(1.0, NAN, 0.5))
+    assert float(found.values[1]) == pytest.approx(1 / 3)
+    assert float(found.values[0]) == pytest.approx(2 / 3, abs=1e-4)
+    assert set(found.metrics) == {"loss/a", "loss/c"}
+    before = found.values
+    torch.testing.assert_close(weighting.weigh(lost(NAN, 7.0, NAN)).values, before)
+    torch.testing.assert_close(weighting.weigh(lost(NAN, NAN, NAN)).values, before)
+
+
+def test_it_starts_at_the_preference_and_zero_stays_zero():
+    weighting = GroupRobust(rate=0.5, losses="optimizer")
+    preference = {"a": 3, "b": 0, "c": 1}
+    for _ in range(10):
+        found = weighting.weigh(lost(0.5, 9.0, 0.5, preference=preference))
+    assert found.values.tolist() == pytest.approx([0.75, 0.0, 0.25])
+    assert "b" not in weighting.state_dict()["log_weights"]
+
+
+def test_a_fast_rate_is_the_worst_alone():
+    found = GroupRobust(rate=1e6, losses="optimizer").weigh(lost(0.3, 0.9, 0.8))
+    assert found.values.tolist() == pytest.approx([0.0, 1.0, 0.0])
+
+
+def test_it_asks_for_losses_only_where_it_reads_them():
+    assert GroupRobust().needs == frozenset()
+    assert GroupRobust(losses="optimizer").needs == {"losses"}
+    unbounded = [dataclasses.replace(o, bounds=None) for o in make_objectives("a", "b")]
+    with pytest.raises(OptionError, match="objective 'a' has no bounds"):
+        GroupRobust().check(unbounded)
+    GroupRobust(losses="optimizer").check(unbounded)

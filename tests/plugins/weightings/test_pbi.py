@@ -1,0 +1,78 @@
+"""PBI weights: to the ray and along it, with what is ahead pushed down."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from weighting_properties import (
+    DUPLICATE_SHARES,
+    FINITE,
+    LEAVES_NAN_ALONE,
+    ONE_OBJECTIVE,
+    PERMUTES,
+    RESUMES,
+    UNIT_FREE,
+    WORST_FIRST,
+    claims,
+)
+
+from moalign.testing.steps import make_step
+from moalign_plugins.weightings.pbi import Pbi
+
+test_properties = claims(
+    Pbi,
+    FINITE,
+    PERMUTES,
+    ONE_OBJECTIVE,
+    RESUMES,
+    UNIT_FREE,
+    LEAVES_NAN_ALONE,
+    DUPLICATE_SHARES,
+    WORST_FIRST,
+)
+
+
+def step_at(*means: float, **options):
+    return make_step(torch.tensor(means).expand(1, 2, -1).clone(), **options)
+
+
+def test_what_is_ahead_of_the_ray_is_pushed_down():
+    found = Pbi(penalty=5.0).weigh(step_at(0.2, 0.5))
+    assert found.values.tolist() == pytest.approx([6 / 10, -4 / 10])
+    d1, d2 = 1.3 / math.sqrt(2), 0.3 / math.sqrt(2)
+    assert found.metrics["scalarised"] == pytest.approx(-(d1 + 5 * d2))
+    gentle = Pbi(penalty=0.5).weigh(step_at(0.2, 0.5))
+    assert gentle.values.tolist() == pytest.approx([0.75, 0.25])
+    assert Pbi().declares == {"signed", "unnormalised"}
+
+
+def test_on_the_ray_it_goes_along_it():
+    assert Pbi().weigh(step_at(0.4, 0.4)).values.tolist() == pytest.approx([0.5, 0.5])
+    # Twice the preference, half the regret.
+    inverse = Pbi().weigh(step_at(0.7, 0.4, preference={"a": 2, "b": 1}))
+    assert inverse.values.tolist() == pytest.approx([1 / 3, 2 / 3])
+    published = Pbi(ray="weights").weigh(step_at(0.4, 0.7, preference={"a": 2, "b": 1}))
+    assert published.values.tolist() == pytest.approx([2 / 3, 1 / 3])
+
+
+@pytest.mark.parametrize(("ray", "ratio"), [("inverse", 0.5), ("weights", 2.0)])
+def test_it_leads_to_the_ray(ray, ratio):
+    weighting, means = Pbi(ray=ray, decay=0.0), [0.1, 0.1]
+    for _ in range(300):
+        step = step_at(*means, preference={"a": 2, "b": 1})
+        weights = weighting.weigh(step).values.tolist()
+        # A front on which what one gains the other loses: only the difference moves.
+        move = 0.002 * (weights[0] - weights[1])
+        means = [means[0] + move, means[1] - move]
+    assert (1 - means[0]) / (1 - means[1]) == pytest.approx(ratio, abs=0.02)
+
+
+def test_a_preference_of_zero_frees_nothing():
+    step = step_at(0.2, 0.3, preference={"a": 0, "b": 1})
+    for ray in ("inverse", "weights"):
+        found = Pbi(ray=ray).weigh(step)
+        assert found.values.isfinite().all()
+        assert (found.values.abs() > 0.1).all()
+        assert found.notes == ()

@@ -95,6 +95,27 @@ def test_equal_rewards_share_an_instance(loaded: Load, text: str) -> None:
     assert rewards["first"] is not rewards["second"]
 
 
+def test_one_reward_and_output_is_one_measure(loaded: Load, text: str) -> None:
+    def measures(first: str, second: str) -> list[str]:
+        changed = text.replace("{reward: one}", first, 1)
+        changed = changed.replace("{reward: {one: {limit: 2.0}}}", second, 1)
+        return [o.measure for o in loaded(changed).objectives]
+
+    for first, second in (
+        ("{reward: one}", "{reward: {one: {limit: 1.0}}}"),  # its default
+        ("{reward: one, at_least: 0.2}", "{reward: one, bounds: [0, 2]}"),
+        ("{reward: heads, output: a}", "{reward: heads, output: a}"),
+    ):
+        one, other = measures(first, second)
+        assert one == other != ""
+    for first, second in (
+        ("{reward: one}", "{reward: {one: {limit: 2.0}}}"),
+        ("{reward: heads, output: a}", "{reward: heads, output: b}"),
+    ):
+        one, other = measures(first, second)
+        assert one != other
+
+
 @pytest.mark.parametrize(
     ("override", "path", "expected"),
     [
@@ -141,6 +162,13 @@ MISTAKES = [
     ("steps: 20", "steps: 20, minibatches: 17", "17 mini-batches cannot be made of 16 prompts"),
     ("steps: 20", "steps: 20, scale: calibrated", "it needs combine: rewards"),
     ("reward: one}", "reward: one, at_least: 50}", "a threshold of 50 cannot decide anything"),
+    (
+        "reward: one}",
+        "reward: one, bounds: [0, 0.5], at_least: 0.7}",
+        "line 5, key objectives.first.at_least: a threshold of 0.7 lies outside the objective's "
+        "bounds, 0 to 0.5; move the threshold or widen `bounds`",
+    ),
+    ("reward: one}", "reward: free, bounds: [-9, 0], at_least: 2}", "threshold of 2 lies outside"),
     ("optimizer: pairwise", "optimizer: pairs", "learns from pairs; this version trains from roll"),
     ("optimizer: pairwise", "optimizer: valued", "needs 'values', which nothing provides"),
     ("policy: blank", "policy: conditioned", "does not follow them (it does not declare 'condit"),

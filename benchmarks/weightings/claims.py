@@ -72,7 +72,7 @@ CLAIMS: Final = (
         "algebra (a group's scores are divided by their deviation); arXiv 2509.11452 reports gains",
         ("hypervolume, as published",),
         "apart",
-        "distance to `fixed, rewards summed` at equal steps",
+        "distance at equal steps on validation",
         against="fixed, rewards summed",
     ),
     Claim(
@@ -110,7 +110,7 @@ CLAIMS: Final = (
         "arXiv 2402.19078 and older",
         (*FAMILIES["scalarisers per policy"], *FAMILIES["scalarisers per response"]),
         "beyond",
-        "utility beyond the hull of `fixed`",
+        "utility beyond the hull",
     ),
     Claim(
         "weights that resolve conflicts of gradients serve the worst objective better than equal "

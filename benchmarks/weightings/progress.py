@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
+from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -33,6 +34,7 @@ class View:
         self._running: dict[Cell, int] = {}
         self._began = time.monotonic()
         self._told = False
+        self._building = ""
         self._progress: Progress | None = None
         self._task = TaskID(0)
 
@@ -66,9 +68,12 @@ class View:
 
     def base(self, name: str, seed: int, share: float, words: str) -> None:
         """Show how far a base policy is built."""
+        text = f"base policy of {name}, seed {seed}"
         if self._progress is not None:
-            text = f"base policy of {name}, seed {seed}: {share:.0%} {words}"
-            self._progress.update(self._task, description=text)
+            self._progress.update(self._task, description=f"{text}: {share:.0%} {words}")
+        elif text != self._building and share < 1.0:
+            self._building = text
+            self.say(f"building the {text}")
 
     def step(self, cell: Cell, step: int) -> None:
         """Show a step of a running cell."""
@@ -92,9 +97,8 @@ class View:
         """Return the seconds left: every cell has the budget of its bed's first. None: unknown."""
         if not self.seconds:
             return None
-        known = [s for seconds in self.seconds.values() for s in seconds]
-        typical = {bed: sum(s) / len(s) for bed, s in self.seconds.items()}
-        usual = sum(known) / len(known)
+        typical = {bed: median(seconds) for bed, seconds in self.seconds.items()}
+        usual = max(typical.values())
         return sum(typical.get(cell.bed, usual) for cell in self.waiting) / self.workers
 
     def _left_words(self) -> str:

@@ -106,22 +106,22 @@ def _every(results: Results) -> int:
 
 def _claims(found: Sequence[Finding]) -> list[str]:
     rows, sentences = [], []
-    for claim in dict.fromkeys(finding.claim for finding in found):
+    for number, claim in enumerate(dict.fromkeys(f.claim for f in found), start=1):
         ours = [finding for finding in found if finding.claim is claim]
+        says = f"{claim.says[0].upper()}{claim.says[1:]}"
+        sentences.append(f"{number}. {says} ({claim.source}): {_counted(ours)}.")
         rows += [
             [
-                claim.says,
+                number,
                 finding.bed,
                 finding.entry,
-                claim.says_measure,
+                f"{claim.says_measure}, against `{claim.against}`",
                 _signed(finding.difference),
                 SAID[finding.verdict],
             ]
             for finding in ours
             if finding.verdict != "not run"
         ]
-        sentences.append(f"- {claim.says[0].upper()}{claim.says[1:]} ({claim.source}): "
-                         f"{_counted(ours)}.")  # fmt: skip
     header = ["claim", "task", "weighting", "measure", "difference", "verdict"]
     return ["\n".join(sentences), table.markdown(header, rows)]
 
@@ -193,7 +193,8 @@ def _row(arena: Arena, numbers: Mapping[tuple[str, int], Numbers], label: str) -
     cells = []
     for measure, _, places in COLUMNS:
         mean = measures.over_seeds(numbers, label, measure)
-        cells.append("" if math.isnan(mean.value) else f"{mean.value:,.{places}f}")
+        own = label == FIXED and measure == "beyond"  # of its own hull
+        cells.append("" if own or math.isnan(mean.value) else f"{mean.value:,.{places}f}")
     difference = measures.against(numbers, label, FIXED, "utility")
     compared = "" if label == FIXED else _signed(difference)
     mark = "" if kind.preference or label == BASE else " *"

@@ -1,0 +1,602 @@
+"""The comparison of weightings: what is planned, what is paid, what is kept, what is reported."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.weightings import cells, claims, measures, plan, results, two_families, work
+from benchmarks.weightings.__main__ import publish
+from benchmarks.weightings.budget import goes_on, tokens
+from benchmarks.weightings.measures import Difference
+from benchmarks.weightings.picture import outline
+from benchmarks.weightings.plan import BASE, BEDS, FIXED, MODES, Cell
+from benchmarks.weightings.progress import View
+from benchmarks.weightings.results import Arena, Kind, Results, Trained
+from benchmarks.weightings.train import Job, run_cell
+from benchmarks.weightings.work import Desk
+from moalign import plugins
+from moalign.errors import NonFiniteError
+from moalign.types import Cost, SegmentTask
+from moalign_plugins.executors.local import Local
+
+NAMES = ["accuracy", "conciseness", "clarity"]
+FEW = ("lagrangian", "maxmin")
+
+NEW_PLUGIN = '''
+from moalign import Weighting, Weights, hookimpl
+
+
+class Demanding(Weighting):
+    """Has options that must be given."""
+
+    name = "demanding"
+    examples = ({"favourite": "b", "shares": {"a": 0.5, "c": 0.5}, "order": ["c", "a"]},)
+
+    def __init__(self, favourite: str, shares: dict[str, float], order: list[str]):
+        pass
+
+    def weigh(self, step):
+        return Weights(step.preference_K)
+
+
+@hookimpl
+def moalign_weightings():
+    return [Demanding]
+'''
+
+
+# --- the plan ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def quick() -> plan.Plan:
+    return plan.build(MODES["quick"])
+
+
+def test_every_weighting_is_compared(quick: plan.Plan) -> None:
+    compared = {entry.weighting for entry in quick.grounds["arithmetic"].entries}
+    assert compared == set(plugins.load().names("weighting"))
+    listed = [name for names in plan.FAMILIES.values() for name in names]
+    assert len(listed) == len(set(listed))
+
+
+def test_quick_has_one_seed_and_two_preferences(quick: plan.Plan) -> None:
+    ground = quick.grounds["arithmetic"]
+    assert list(quick.grounds) == ["arithmetic"]
+    assert {cell.seed for cell in quick.cells()} == {0}
+    for entry in ground.entries:
+        assert len(entry.numbers) == (1 if entry.label == BASE else 2)
+    wanted = [ground.preferences[n] for n in ground.asked]
+    assert wanted[0] == pytest.approx(dict.fromkeys(NAMES, 1 / 3))
+    assert wanted[1] == pytest.approx({"accuracy": 0.2, "conciseness": 0.2, "clarity": 0.6})
+
+
+def test_all_get_the_same_five_preferences() -> None:
+    wanted = plan.preferences(BEDS["arithmetic"], NAMES)
+    assert len(wanted) == 5
+    assert all(sum(p.values()) == pytest.approx(1) for p in wanted)
+    assert wanted[4] == pytest.approx({"accuracy": 0.8, "conciseness": 0.1, "clarity": 0.1})
+
+
+def test_what_others_wait_for_comes_first(quick: plan.Plan) -> None:
+    ordered = list(quick.cells())
+    assert ordered[0].paying
+    assert not ordered[1].needs_budget
+    assert all(cell.needs_budget for cell in ordered[2:])
+    assert len({cell.file for cell in ordered}) == len(ordered)
+
+
+def test_every_cell_is_a_study_that_checks(quick: plan.Plan) -> None:
+    ground = quick.grounds["arithmetic"]
+    for cell in quick.cells():
+        study = ground.study_of(cell)
+        entry = ground.entry(cell.entry)
+        assert study.objectives[2].at_least == 0.5
+        if entry.preference == "preference":
+            assert study.preference == pytest.approx(ground.preferences[cell.number])
+
+
+def test_a_new_plugin_is_compared_by_itself(tmp_path: Path) -> None:
+    file = tmp_path / "demanding.py"
+    file.write_text(NEW_PLUGIN)
+    found = plan.entries(plugins.load([file]), BEDS["arithmetic"], NAMES)
+    entry = next(e for e in found if e.label == "demanding")
+    assert entry.options == {
+        "favourite": "conciseness",
+        "shares": {"accuracy": 0.5, "clarity": 0.5},
+        "order": ["clarity", "accuracy"],
+    }
+    assert entry.preference is None
+    assert entry.numbers == (0, 1, 2, 3, 4)
+    file.write_text(NEW_PLUGIN + "\n# changed\n")
+    changed = plan.entries(plugins.load([file]), BEDS["arithmetic"], NAMES)
+    assert next(e for e in changed if e.label == "demanding").digest != entry.digest
+
+
+# --- the budget --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("index", "spent", "latest", "budget", "expected"),
+    [
+        (0, 0, 0, 1000, True),
+        (3, 300, 100, None, True),
+        (40, 0, 0, None, False),
+        (40, 300, 100, 1000, False),
+        (9, 900, 100, 1000, True),
+        (9, 949, 100, 1000, True),
+        (9, 950, 100, 1000, False),
+        (10, 1000, 100, 1000, False),
+    ],
+)
+def test_budget(index: int, spent: int, latest: int, budget: int | None, expected: bool) -> None:
+    assert goes_on(index, 40, spent, latest, budget) is expected
+
+
+def test_the_budget_is_met_on_average_whatever_a_step_costs() -> None:
+    rng, over = Random(0), []
+    for _ in range(400):
+        cost = rng.randint(50, 400)
+        spent = index = latest = 0
+        while goes_on(index, 1000, spent, latest, 5000):
+            latest = cost
+            spent, index = spent + cost, index + 1
+        assert abs(spent - 5000) <= cost / 2
+        over.append((spent - 5000) / cost)
+    assert abs(np.mean(over)) < 0.05
+
+
+# --- resumption --------------------------------------------------------------------------------
+
+
+def small(only: tuple[str, ...] = FEW, **changes: Any) -> plan.Plan:
+    return plan.build(replace(MODES["full"], beds=("arithmetic",), **changes), only=only)
+
+
+class Stand:
+    """Stands in for training: a policy per preference, in no time; can be told to fail."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.fails: set[str] = set()
+
+    def __call__(self, task: SegmentTask, emit: Callable[..., None], cache: dict[str, Any]) -> None:
+        job = Job(**task.study)
+        ((weighting, options),) = job.data["weighting"].items()
+        if weighting in self.fails:
+            raise NonFiniteError(f"{weighting} broke")
+        self.jobs.append(job)
+        wanted = options.get("preference") or dict.fromkeys(NAMES, 1 / 3)
+        gain = 0.3 if job.steps else 0.0
+        seed = job.data["seed"]
+        values_K = [0.4 + 0.01 * seed + gain * wanted[name] for name in NAMES]
+        lift = 0.05 if weighting == "lagrangian" else 0.0
+        units = [[value + lift + 0.01 * (u % 3 - 1) for value in values_K] for u in range(30)]
+        moments = [
+            cells.Moment(s, 100 * s, [0.4 + (v + lift - 0.4) * s / 40 for v in values_K])
+            for s in ((10, 20, 40) if job.steps else (0,))
+        ]
+        done = cells.Done(
+            key=job.key,
+            names=NAMES,
+            steps=job.steps,
+            cost=Cost(1000, 1500, 1500) if job.steps else Cost(),
+            seconds=0.25 if job.steps else 0.0,
+            wall=10.0,
+            weights_K=[wanted[name] for name in NAMES],
+            moments=moments,
+            validation=cells.Units(units),
+            test=cells.Units(units),
+        )
+        cells.write(Path(job.file), done)
+
+
+class Here(Local):
+    """Runs any callable; nothing has to import it."""
+
+    name = "here"
+
+
+def run(desk: Desk, stand: Stand) -> View:
+    view = View(desk.plan, 1)
+    view.console.quiet = True
+    work.run_cells(desk, Here(), stand, view)
+    return view
+
+
+def test_a_second_command_runs_what_is_not_done(tmp_path: Path) -> None:
+    whole, stand = small(seeds=(0,)), Stand()
+    total = len(list(whole.cells()))
+    run(Desk(whole, tmp_path), stand)
+    assert len(stand.jobs) == total == 1 + 3 * 5
+    assert stand.jobs[0].budget is None
+    assert {job.budget for job in stand.jobs[2:]} == {4000}
+    assert stand.jobs[1].steps == 0
+
+    again = Stand()
+    run(Desk(small(seeds=(0, 1)), tmp_path), again)
+    assert len(again.jobs) == total
+    assert {job.data["seed"] for job in again.jobs} == {1}
+
+    lost = Cell("arithmetic", 1, "maxmin", 2)
+    file = tmp_path / lost.file
+    file.write_text(file.read_text()[:100])
+    third = Stand()
+    run(Desk(small(seeds=(0, 1)), tmp_path), third)
+    assert [Path(job.file) for job in third.jobs] == [file]
+
+
+def test_another_budget_or_weighting_is_another_cell() -> None:
+    whole = small(seeds=(0,))
+    ground = whole.grounds["arithmetic"]
+    cell = Cell("arithmetic", 0, "maxmin", 2)
+    keys = {ground.key(cell, 10), ground.key(cell, 11), ground.key(replace(cell, number=3), 10)}
+    entries = tuple(
+        replace(e, digest="other") if e.label == "maxmin" else e for e in ground.entries
+    )
+    keys.add(replace(ground, entries=entries).key(cell, 10))
+    assert len(keys) == 4
+
+
+def test_a_cell_that_fails_stops_no_other_and_is_tried_again(tmp_path: Path) -> None:
+    whole, stand = small(seeds=(0,)), Stand()
+    stand.fails = {"maxmin"}
+    view = run(Desk(whole, tmp_path), stand)
+    assert view.failed == 5
+    assert len(stand.jobs) == 1 + 2 * 5
+    found = results.gather(Desk(whole, tmp_path), "part")
+    assert {cell.reason for cell in found.broken} == {"maxmin broke"}
+    assert found.missing == 0
+
+    again = Stand()
+    run(Desk(whole, tmp_path), again)
+    assert {tuple(job.data["weighting"]) for job in again.jobs} == {("maxmin",)}
+    assert not results.gather(Desk(whole, tmp_path), "part").broken
+
+
+def test_without_a_budget_nothing_runs_and_all_say_why(tmp_path: Path) -> None:
+    whole, stand = small(seeds=(0,)), Stand()
+    stand.fails = {"fixed"}
+    run(Desk(whole, tmp_path), stand)
+    assert not stand.jobs
+    found = results.gather(Desk(whole, tmp_path), "part")
+    reasons = {cell.reason for cell in found.broken if cell.entry == "maxmin"}
+    assert reasons == {"fixed at equal weights failed, so there is no budget"}
+
+
+def test_the_time_left_follows_from_the_first_cell() -> None:
+    whole = small(seeds=(0,))
+    view = View(whole, 2)
+    view.console.quiet = True
+    assert view.left() is None
+    first = next(whole.cells())
+    done = cells.Done("", NAMES, 40, Cost(), 0.2, 12.0, [], [], cells.Units([]), cells.Units([]))
+    view.ended(first, done)
+    assert view.left() == pytest.approx(12.0 * 15 / 2)
+
+
+def test_a_cell_is_written_and_read_back(tmp_path: Path) -> None:
+    units = cells.Units([[0.5, math.nan], [1.0, 0.25]], ["brief", "steps"])
+    moment = cells.Moment(10, 99, [0.5, 0.25])
+    done = cells.Done(
+        "k", ["a", "b"], 3, Cost(1, 2, 3), 0.1, 1.0, [0.5, 0.5], [moment], units, units, ["said"]
+    )
+    cells.write(tmp_path / "a" / "b.json", done)
+    found = cells.read(tmp_path / "a" / "b.json")
+    assert isinstance(found, cells.Done)
+    np.testing.assert_equal(found, done)
+    assert tokens(found.cost) == 6
+    assert cells.read(tmp_path / "none.json") is None
+
+
+# --- the numbers -------------------------------------------------------------------------------
+
+
+def arena(**changes: Any) -> Arena:
+    given: dict[str, Any] = {
+        "name": "arithmetic",
+        "objectives": ["a", "b"],
+        "bounds_K2": [[0.0, 1.0], [0.0, 2.0]],
+        "reference_K": [0.0, 0.0],
+        "thresholds": {"b": 1.0},
+        "preferences": {0: [0.5, 0.5], 1: [0.8, 0.2]},
+        "steps": 40,
+        "budgets": {0: 1000},
+        "kinds": [
+            Kind(BASE, BASE, {}, {}, preference=False, numbers=[0]),
+            Kind(FIXED, "fixed weights", {}, {}, preference=True, numbers=[0, 1]),
+            Kind("pbi", "scalarisers per policy", {}, {}, preference=True, numbers=[0, 1]),
+        ],
+    }
+    return Arena(**(given | changes))
+
+
+def trained(entry: str, number: int, end: tuple[float, float], seed: int = 0) -> Trained:
+    """A policy that goes straight from (.2, .4) to its end in 40 steps of 25 tokens each."""
+    steps = 0 if entry == BASE else 40
+    moments = [
+        [s, 25 * s, *(f + (t - f) * s / 40 for f, t in zip((0.2, 0.4), end, strict=True))]
+        for s in ((0,) if not steps else (10, 20, 30, 40))
+    ]
+    return Trained("arithmetic", seed, entry, number, steps, [500, 250, 250], 0.5, [], moments,
+                   list(end), [0.01, 0.01])  # fmt: skip
+
+
+def test_mixtures_reach_the_hull() -> None:
+    corners = np.array([[1.0, 0.0], [0.0, 1.0]])
+    assert measures.mixed_volume(corners, [0.0, 0.0]) == pytest.approx(0.5, abs=0.03)
+    cube = np.eye(3)
+    assert measures.mixed_volume(cube, [0.0] * 3) == pytest.approx(1 / 6, rel=0.15)
+    one = np.array([[0.5, 0.5]])
+    assert measures.mixed_volume(one, [0.0, 0.0]) == pytest.approx(0.25)
+    assert measures.lattice(3, 4).shape == (15, 3)
+    assert measures.lattice(3, 4).sum(1) == pytest.approx(1.0)
+
+
+def test_beyond_the_hull_is_what_some_weights_gain() -> None:
+    hull = np.array([[1.0, 0.0], [0.0, 1.0]])
+    outside, inside = np.array([[0.6, 0.6]]), np.array([[0.4, 0.4]])
+    assert measures.beyond(outside, outside, hull, hull) == pytest.approx(0.1)
+    assert measures.beyond(inside, inside, hull, hull) == pytest.approx(-0.1)
+    # What looked better on validation and is not on test, counts as it is on test.
+    assert measures.beyond(outside, inside, hull, hull) == pytest.approx(-0.1)
+
+
+def test_choices_are_made_on_validation_and_counted_on_test() -> None:
+    validation = np.array([[1.0, 0.0], [0.0, 1.0]])
+    test = np.array([[0.5, 0.0], [0.0, 0.9]])
+    wanted = np.array([[0.8, 0.2], [0.2, 0.8]])
+    found = measures.chosen_utilities(validation, test, wanted)
+    assert found == pytest.approx([0.4, 0.72])
+
+
+def test_steps_to_most_of_the_best() -> None:
+    bed, base = arena(), trained(BASE, 0, (0.2, 0.4))
+    half = [trained(FIXED, 0, (0.6, 1.2)), trained(FIXED, 1, (0.6, 1.2))]
+    full = [trained("pbi", 0, (1.0, 2.0)), trained("pbi", 1, (1.0, 2.0))]
+    best = measures.best_reached(bed, base, {FIXED: half, "pbi": full})
+    assert best == pytest.approx(1.0)
+    assert measures.reached(bed, base, full, best, 0) == pytest.approx(36.0)
+    assert measures.reached(bed, base, full, best, 1) == pytest.approx(900.0)
+    assert math.isnan(measures.reached(bed, base, half, best, 0))
+
+
+def test_violation_is_in_units_of_the_bounds() -> None:
+    assert measures.violation(arena(), [0.0, 0.4]) == pytest.approx(0.3)
+    assert measures.violation(arena(), [0.0, 1.4]) == 0.0
+
+
+def synthetic(seeds: int = 3) -> Results:
+    """Three seeds on which ``pbi`` is beyond the hull by much, every time a little differently."""
+    cells_ = []
+    for seed in range(seeds):
+        shift = 0.01 * seed
+        cells_ += [
+            trained(BASE, 0, (0.2, 0.4), seed),
+            trained(FIXED, 0, (0.6 + shift, 0.8), seed),
+            trained(FIXED, 1, (0.8 + shift, 0.4), seed),
+            trained("pbi", 0, (0.8 + 2 * shift, 1.4), seed),
+            trained("pbi", 1, (0.9, 1.2), seed),
+        ]
+    budgets = dict.fromkeys(range(seeds), 1000)
+    bed = arena(budgets=budgets)
+    facts = [["date", "2026-01-01"], ["commit", "abc"]]
+    broken = [results.Broken("arithmetic", 0, "mgda", 0, "it broke")]
+    volumes = [
+        results.Volume("arithmetic", s, e, 0.5, v)
+        for s in range(seeds)
+        for e, v in ((FIXED, 0.4), ("pbi", 0.6))
+    ]
+    return Results("part", facts, [bed], cells_, broken, 0, volumes)
+
+
+def test_numbers_of_an_entry() -> None:
+    found = synthetic(1)
+    numbers = measures.of_arena(found, found.arenas[0])
+    own = numbers["pbi", 0]
+    # (.8, .7) at equal weights; of (.8, .7) and (.9, .6) the latter at (.8, .2).
+    assert own["utility"] == pytest.approx((0.75 + 0.84) / 2)
+    assert own["worst"] == pytest.approx(0.5)
+    assert own["lowest"] == pytest.approx(0.7)
+    assert own["points"] == 2
+    assert own["sparsity"] == pytest.approx(0.02)
+    assert own["spent"] == 1.0
+    assert numbers[BASE, 0]["utility"] == pytest.approx(0.2)
+    incomplete = replace(found, trained=[c for c in found.trained if c.number == 0])
+    assert ("pbi", 0) not in measures.of_arena(incomplete, incomplete.arenas[0])
+
+
+def test_intervals_are_students_over_seeds() -> None:
+    found = measures.interval([0.1, 0.2, 0.3])
+    assert found.value == pytest.approx(0.2)
+    assert found.high - found.low == pytest.approx(2 * 4.303 * 0.1 / math.sqrt(3), rel=0.06)
+    assert math.isnan(measures.interval([0.1]).low)
+    assert measures.interval([]).seeds == 0
+    same = measures.interval([0.0, 0.0, 0.0])
+    assert (same.low, same.high) == (0.0, 0.0)
+
+
+# --- claims and the report ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "higher", "expected"),
+    [
+        (0.1, 0.2, True, "seen"),
+        (-0.2, -0.1, True, "opposite seen"),
+        (-0.1, 0.1, True, "not decided"),
+        (0.1, 0.2, False, "opposite seen"),
+        (-0.2, -0.1, False, "seen"),
+        (math.nan, math.nan, True, "one seed"),
+    ],
+)
+def test_verdicts(low: float, high: float, higher: bool, expected: str) -> None:
+    difference = Difference((low + high) / 2, low, high, 3)
+    assert claims.judge(difference, higher=higher) == expected
+    assert claims.judge(Difference(math.nan, math.nan, math.nan, 0)) == "not run"
+
+
+def test_claims_name_what_is_compared(quick: plan.Plan) -> None:
+    planned = {name for names in plan.FAMILIES.values() for name in names}
+    planned |= {entry.label for entry in quick.grounds["arithmetic"].entries}
+    for claim in claims.CLAIMS:
+        assert {*claim.entries, claim.against} <= planned
+
+
+def test_a_gain_beyond_the_hull_is_seen(tmp_path: Path) -> None:
+    found = synthetic()
+    numbers = measures.of_arena(found, found.arenas[0])
+    verdicts = {
+        (f.claim.measure, f.entry): f.verdict
+        for f in claims.findings(found, found.arenas[0], numbers)
+    }
+    assert verdicts["beyond", "pbi"] == "seen"
+    assert verdicts["beyond", "chebyshev"] == "not run"
+    page = publish(found, tmp_path)
+    text = page.read_text()
+    assert page.name == "2026-01-01-weightings-part.md"
+    assert "seen in 1 of 1 (pbi on arithmetic)" in text
+    assert "**seen**" in text
+    assert "| mgda | arithmetic | 1 | it broke |" in text
+    assert " nan" not in text
+    png = tmp_path / "2026-01-01-weightings-part-arithmetic.png"
+    assert png.read_bytes()[:4] == b"\x89PNG"
+    again = results.read(tmp_path / "2026-01-01-weightings-part.json")
+    assert results.to_text(again) == results.to_text(found)
+    (tmp_path / "again").mkdir()
+    assert publish(again, tmp_path / "again").read_text() == text
+
+
+def test_one_seed_decides_nothing(tmp_path: Path) -> None:
+    text = publish(synthetic(1), tmp_path).read_text()
+    assert "**seen**" not in text
+    assert "one seed: no interval" in text
+
+
+def test_policies_that_train_alike_are_no_distance_apart() -> None:
+    found = synthetic()
+    bed = found.arenas[0]
+    assert measures.apart(found, bed, FIXED, FIXED) == [0.0, 0.0, 0.0]
+    assert min(measures.apart(found, bed, FIXED, "pbi")) > 0.05
+    assert not measures.apart(found, bed, "none", FIXED)
+
+
+def test_from_cells_to_a_page(tmp_path: Path) -> None:
+    whole = small(seeds=(0, 1, 2))
+    run(Desk(whole, tmp_path / "runs"), Stand())
+    found = results.gather(Desk(whole, tmp_path / "runs"), "part")
+    assert len(found.trained) == 3 * (1 + 3 * 5)
+    assert found.arenas[0].budgets == {0: 4000, 1: 4000, 2: 4000}
+    numbers = measures.of_arena(found, found.arenas[0])
+    higher = measures.against(numbers, "lagrangian", "maxmin", "utility")
+    assert higher.value == pytest.approx(0.05)
+    assert (higher.low, higher.high) == pytest.approx((0.05, 0.05))
+    text = publish(found, tmp_path / "results").read_text()
+    assert "| lagrangian * |" in text
+    assert "| primary: accuracy |" in text
+
+
+def test_outline_of_points() -> None:
+    square = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0.5, 0.5], [0.5, 0]])
+    assert sorted(outline(square)) == [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)]
+    assert outline(square[:2]) == [(0.0, 0.0), (1.0, 0.0)]
+
+
+# --- two families ------------------------------------------------------------------------------
+
+
+def test_half_of_the_prompts_belong_to_each_family() -> None:
+    prompts = two_families.TwoFamilies(train=60, held_out=60).prompts()
+    for split in ("train", "validation", "test"):
+        families = [p.fields["family"] for p in prompts if p.split == split]
+        assert families.count("brief") == families.count("steps") == 20
+    lengths = {(p.fields["family"], len(p.fields["operands"])) for p in prompts}
+    assert lengths == {("brief", 2), ("steps", 4)}
+
+
+def test_pairs_say_what_a_family_wants() -> None:
+    task = two_families.TwoFamilies(train=60, held_out=60)
+    pairs = task.pairs(0)
+    assert pairs == task.pairs(0) != task.pairs(1)
+    for pair in pairs:
+        assert pair.prompt.split == "train"
+        brief = len(pair.chosen) < len(pair.rejected)
+        assert brief == (pair.prompt.fields["family"] == "brief")
+
+
+def test_families_are_judged_by_their_own_objective() -> None:
+    mode = replace(MODES["full"], beds=("two-families",), seeds=(0,))
+    ground = plan.build(mode).grounds["two-families"]
+    assert {e.label for e in ground.entries} <= {BASE, FIXED, "family-weights", "prompt-adapter"}
+    assert ground.entry("family-weights").numbers == (0,)
+    assert ground.entry(FIXED).numbers == (0, 1, 2, 3, 4, 5)
+    bed = arena(
+        name="arithmetic",
+        objectives=NAMES,
+        bounds_K2=[[0.0, 1.0]] * 3,
+        reference_K=[0.0] * 3,
+        preferences={0: [1 / 3] * 3},
+        thresholds={},
+    )
+
+    def cell(entry: str, number: int, brief: list[float], steps: list[float]) -> Trained:
+        plain = trained(FIXED, number, (0.5, 0.5))
+        groups = {"brief": [brief, brief], "steps": [steps, steps]}
+        return replace(plain, entry=entry, groups=groups)
+
+    found = replace(
+        synthetic(1),
+        arenas=[bed],
+        trained=[
+            cell(FIXED, 0, [0.9, 0.6, 0.0], [0.6, 0.4, 0.6]),
+            cell(FIXED, 1, [0.9, 1.0, 0.0], [0.0, 1.0, 0.0]),
+            cell("pbi", 0, [0.9, 0.9, 0.0], [0.8, 0.1, 0.8]),
+        ],
+    )
+    numbers = measures.family_utilities(found, bed, two_families.WANTS)
+    assert numbers[FIXED, 0] == pytest.approx(
+        {"brief": 0.6, "steps": 0.6, "mean": 0.6, "number": 0.0}
+    )
+    assert numbers["pbi", 0]["steps"] == pytest.approx(0.8)
+
+
+# --- for real, but small -----------------------------------------------------------------------
+
+TINY = (
+    "policy={scratch: {steps: 2, hidden: 32, layers: 1, batch: 8}}",
+    "task={arithmetic: {train: 60, held_out: 60, demonstrations: 200}}",
+    "training={optimizer: grpo, steps: 4, prompts: 2, group: 4}",
+    "rollout={eager: {max_tokens: 12}}",
+    "evaluation={prompts: 20, samples: 1}",
+)
+
+
+@pytest.mark.e2e
+def test_what_a_weighting_asks_for_is_paid_with_steps(tmp_path: Path) -> None:
+    mode = replace(MODES["quick"], numbers=(0,))
+    whole = plan.build(mode, TINY, only=("mgda",))
+    desk = Desk(whole, tmp_path)
+    view = View(whole, 1)
+    view.console.quiet = True
+    work.build_bases(desk, view)
+    work.run_cells(desk, Here(), run_cell, view)
+    assert view.failed == 0
+    found = results.gather(desk, "part")
+    by_entry = {cell.entry: cell for cell in found.trained}
+    budget = found.arenas[0].budgets[0]
+    assert by_entry[FIXED].steps == 4
+    assert sum(by_entry[FIXED].tokens) == budget
+    assert by_entry["mgda"].steps < 4
+    assert by_entry[BASE].steps == 0
+    assert by_entry[BASE].tokens == [0, 0, 0]
+    assert [m[0] for m in by_entry[FIXED].moments] == [4]
+    assert sum(by_entry[FIXED].weights_K) == pytest.approx(1, abs=1e-5)
+    assert len(by_entry["mgda"].test_K) == 3

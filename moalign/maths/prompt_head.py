@@ -31,7 +31,7 @@ DECAY: Final = 0.01
 PATIENCE: Final = 10
 """Measurements without improvement after which fitting ends."""
 
-ENOUGH: Final = 1e-6
+ENOUGH: Final = 1e-4
 """Nats that count as an improvement."""
 
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -42,7 +42,9 @@ class NelderMeadLagrangian(Weighting):
     thetas tried it is the best of these.
 
     The policy is not reset from one theta to the next, nor are the multipliers. So a score belongs
-    to a theta *and* the way there; a later theta has the advantage of more training.
+    to a theta *and* the way there; a later theta has the advantage of more training. A policy that
+    hardly moves in its share scores all thetas alike, which ends the search at the first simplex:
+    give it more steps, faster multipliers, or a smaller `stop`.
 
     `score` names an objective, monitored ones included, or gives weights to several that are
     trained on. It is the mean on steer in units of the bounds; of a monitored objective, raw.

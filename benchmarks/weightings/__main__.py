@@ -61,16 +61,18 @@ def planned(args: argparse.Namespace) -> tuple[Plan, str]:
 
 
 def publish(found: Results, folder: Path) -> Path:
-    """Write the report, its pictures and the document; return the report's path."""
+    """Write the document, and from it the report and its pictures; return the report's path."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{found.date}-weightings-{found.mode}"
+    document = results.to_text(found)
+    (folder / f"{stem}.json").write_text(document, encoding="utf-8")
+    found = results.from_text(document)  # so that --report gives the same page
     pictures = {}
     for arena in found.arenas:
         drawn = picture.draw(found, arena)
         if drawn is not None:
             pictures[arena.name] = f"{stem}-{arena.name}.png"
             (folder / pictures[arena.name]).write_bytes(drawn)
-    (folder / f"{stem}.json").write_text(results.to_text(found), encoding="utf-8")
     page = folder / f"{stem}.md"
     page.write_text(report.write(found, pictures), encoding="utf-8")
     return page

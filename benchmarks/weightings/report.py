@@ -10,10 +10,10 @@ from benchmarks import table
 from benchmarks.weightings import claims, measures
 from benchmarks.weightings.claims import Finding, Verdict
 from benchmarks.weightings.measures import Difference, Numbers
-from benchmarks.weightings.plan import BASE, FIXED
+from benchmarks.weightings.plan import BASE, CENTRE, FIXED
 from benchmarks.weightings.results import Arena, Results
 from benchmarks.weightings.two_families import WANTS
-from moalign.reporting.pick import say
+from moalign.reporting.pick import say, share
 
 SAID: Final[Mapping[Verdict, str]] = {
     "seen": "**seen**",
@@ -72,7 +72,8 @@ def _introduction(results: Results) -> list[str]:
         f"Every weighting on {beds}: at each seed the same base policy, the same prompts in the "
         "same order, and the same number of tokens. Tokens are those generated, passed forward and "
         "passed backward; whatever a weighting asks for beyond its own batch (measurements on the "
-        "steer split, steer batches, further backward passes) is charged to it. The budget is what "
+        "steer split, steer batches, further backward passes) is charged to it; what it learns "
+        "once, before training (an adapter), is not. The budget is what "
         "`fixed` spends at equal weights in all its steps; no run takes more steps than that. "
         f"Measuring on validation every {_every(results)} steps is the benchmark's own, and free.",
         "A weighting with a preference is trained once per preference; one without (marked *) is "
@@ -86,7 +87,11 @@ def _introduction(results: Results) -> list[str]:
         "mixtures of the `fixed` policies of this table, sought on validation and measured on "
         "test; a denser set of `fixed` policies would have a larger hull. **Worst gain**: smallest "
         "gain over the base policy of any objective, at equal weights. **Violation**: sum of what "
-        "is missing to the thresholds, over all policies.",
+        "is missing to the thresholds, mean over all policies. **Steps** and tokens **generated**: "
+        "mean per run, with the share of the budget that was **spent**. **To 90 %**: where an "
+        "entry's policies so far, each preference taking the best on validation, have come 90 % of "
+        "the way from the base policy to the best of all entries; a claim counts what never got "
+        "there as all steps. The last column has the mean weights over training, at equal weights.",
         "Differences are paired at equal seeds; intervals are Student's, 95 %, with the seeds as "
         "units, each by itself: of twenty differences that are none, one is expected to look like "
         "one, and no correction for that could leave anything standing with three seeds.",
@@ -173,9 +178,10 @@ def _bed(
         *(words for _, words, _ in COLUMNS[1:]),
         "steps to 90 %",
         "budget to 90 %",
+        f"mean {'/'.join(arena.objectives)}",
     ]
     rows = [
-        _row(arena, numbers, label)
+        [*_row(arena, numbers, label), _weights(results, arena, label)]
         for label in order
         if measures.over_seeds(numbers, label, "utility").seeds
     ]
@@ -206,6 +212,19 @@ def _row(arena: Arena, numbers: Mapping[tuple[str, int], Numbers], label: str) -
             some = f" ({mean.seeds} of {seeds})" if mean.seeds < seeds else ""
             speeds.append(f"{mean.value:.{places}f}{some}" if mean.seeds else "never")
     return [label + mark, cells[0], compared, *cells[1:], *speeds]
+
+
+def _weights(results: Results, arena: Arena, label: str) -> str:
+    """Return the mean weights over training at equal weights, or of all runs without any."""
+    kind = next(kind for kind in arena.kinds if kind.label == label)
+    rows = [
+        cell.weights_K
+        for cell in results.trained
+        if (cell.bed, cell.entry) == (arena.name, label) and cell.weights_K
+        if cell.number == CENTRE or not kind.preference
+    ]
+    means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+    return "/".join(map(share, means))
 
 
 def _hull(numbers: Mapping[tuple[str, int], Numbers]) -> list[str]:
@@ -252,7 +271,10 @@ def _said(values: Mapping[str, object]) -> str:
 def _families(results: Results, arena: Arena) -> list[str]:
     numbers = measures.family_utilities(results, arena, WANTS)
     families = list(WANTS)
-    wants = "; ".join(f"`{family}` wants {say(weights)}" for family, weights in WANTS.items())
+    wants = "; ".join(
+        f"`{family}` wants {' and '.join(f'{share(w)} {name}' for name, w in weights.items())}"
+        for family, weights in WANTS.items()
+    )
     rows = []
     for kind in arena.kinds:
         values = [measures.over_seeds(numbers, kind.label, name) for name in (*families, "mean")]

@@ -294,7 +294,7 @@ def from_text(text: str) -> Results:
         mode=data["mode"],
         facts=data["facts"],
         arenas=arenas,
-        trained=[Trained(**cell) for cell in data["trained"]],
+        trained=[Trained(**_with_nan(cell)) for cell in data["trained"]],
         broken=[Broken(**cell) for cell in data["broken"]],
         missing=data["missing"],
         volumes=[Volume(**volume) for volume in data["volumes"]],
@@ -306,8 +306,17 @@ def read(path: Path) -> Results:
     return from_text(path.read_text(encoding="utf-8"))
 
 
+def _with_nan(value: Any) -> Any:
+    """Return plain data with NaN for null."""
+    if isinstance(value, dict):
+        return {name: _with_nan(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_with_nan(item) for item in value]
+    return math.nan if value is None else value
+
+
 def _rounded(value: Any) -> Any:
-    """Return plain data with five significant places below 1, and null for NaN."""
+    """Return plain data with five decimals, and null for NaN."""
     if isinstance(value, float | np.floating):
         return None if math.isnan(value) else round(float(value), 5)
     if isinstance(value, Mapping):

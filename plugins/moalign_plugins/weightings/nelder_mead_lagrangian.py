@@ -65,9 +65,13 @@ class NelderMeadLagrangian(Weighting):
 
     Example::
 
+        objectives:
+          closeness: {reward: kl, bounds: [-10, 0]}
+          clarity:   {reward: steps-shown, use: [train]}
+          accuracy:  {reward: exact-answer, use: [front]}
         weighting:
           nelder-mead-lagrangian:
-            constrained: {lagrangian: {primary: closeness, equal: {accuracy: 0.8}}}
+            constrained: {lagrangian: {primary: closeness, equal: {clarity: 0.5}}}
             score: accuracy
     """
 

@@ -97,7 +97,7 @@ def begun(study: Study, number: int, run: Path, cache: dict[str, Any]) -> Trial:
     """Return a trial at step 0, as a search would begin it; the host prepares what it needs."""
     steps = study.section.training.steps
     task = SegmentTask(run, number, study.data, Start(), since=0, until=steps, total=steps)
-    return segments._begun(task, RunFolder(run), study, cache)
+    return segments.begun(task, RunFolder(run), study, cache)
 
 
 def train(trial: Trial, job: Job, emit: Emit) -> Course:

@@ -72,7 +72,7 @@ def run_segment(
         if task.since == 0:
             raise
         # What stands at `since` is gone or damaged: it is made again, bit for bit.
-        trial = _begun(task, run, study, cache)
+        trial = begun(task, run, study, cache)
         _train(trial, task, task.since, emit)
         shutil.rmtree(run.checkpoint(task.trial, task.since), ignore_errors=True)
         _write(trial, task, run, "validation")
@@ -140,7 +140,7 @@ def _trial(task: SegmentTask, run: RunFolder, study: Study, cache: dict[str, Any
     held = cache.get("trials", {}).get((str(task.run), task.trial))
     if isinstance(held, Trial) and held.index == task.since and held.study.data == study.data:
         return held
-    trial = _begun(task, run, study, cache)
+    trial = begun(task, run, study, cache)
     if task.since > 0:
         folder = run.checkpoint(task.trial, task.since)
         trial.policy.load_state(checkpoint.load_state(folder / "policy", _WEIGHTS))
@@ -158,8 +158,15 @@ def _trial(task: SegmentTask, run: RunFolder, study: Study, cache: dict[str, Any
     return trial
 
 
-def _begun(task: SegmentTask, run: RunFolder, study: Study, cache: dict[str, Any]) -> Trial:
-    """Return the trial at step 0: the base policy, an archived one, or a soup."""
+def begun(task: SegmentTask, run: RunFolder, study: Study, cache: dict[str, Any]) -> Trial:
+    """Return the trial at step 0: the base policy, an archived one, or a soup.
+
+    Args:
+        task: says which trial, where it starts and how long it is; the rest is not read.
+        run: where its artifacts and archived policies lie.
+        study: the task's, checked.
+        cache: the worker's memory.
+    """
     policy = _base_policy(study, run, cache)
     if not task.start.scratch:
         policy.load_state(mixed_policy(run, task.start))

@@ -108,7 +108,8 @@ def removable(out: Path) -> Iterator[Path]:
     """Yield the folders that can be deleted below ``out``; runs that a driver holds are left alone.
 
     In every run what was left half-written; in a finished one the training states, and policies
-    that are not on the front; base policies that no run uses.
+    that are not on the front; base policies, and what was prepared before training, that no run
+    uses.
 
     Raises:
         RecordError: a record is damaged, or a run cannot be locked.
@@ -133,10 +134,12 @@ def removable(out: Path) -> Iterator[Path]:
                 "deleted; give write permission, or move the run out of the way"
             ) from error
         try:
-            used.add(base := _base_policy(run))
-            idle = idle and base.is_dir()  # else it was named by another version
+            used.update(artifacts := _artifacts(run))
+            idle = idle and all(
+                path.is_dir() for path in artifacts
+            )  # else named by another version
         except MoalignError:
-            idle = False  # its plugins are gone, so nobody knows which base policy it uses
+            idle = False  # its plugins are gone, so nobody knows which artifacts it uses
     if idle and (out / ".artifacts").is_dir():
         yield from (path for path in (out / ".artifacts").iterdir() if path not in used)
 
@@ -156,10 +159,16 @@ def _off_the_front(run: Run) -> Iterator[Path]:
             yield from (path for path in both if path.is_dir() and path not in kept)
 
 
-def _base_policy(run: Run) -> Path:
-    from moalign.search.segments import base_folder
+def _artifacts(run: Run) -> set[Path]:
+    """Return the base policy of a run, and what the weightings of measured trials prepared."""
+    from moalign.search.segments import base_folder, prepared_folder
+    from moalign.study.loading import with_values
 
-    return base_folder(study_of(run, None), run.folder)
+    study = study_of(run, None)
+    proposals = [trial.proposal for trial in run.trials.values() if trial.measured]
+    studies = [study, *(with_values(study, {**p.params, **p.settings}) for p in proposals)]
+    prepared = [prepared_folder(each, run.folder) for each in studies]
+    return {base_folder(study, run.folder), *(path for path in prepared if path is not None)}
 
 
 def _size(folder: Path) -> int:

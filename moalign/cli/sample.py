@@ -17,12 +17,14 @@ from moalign.cli.common import (
     read_run,
 )
 from moalign.cli.front import PointName, Prefer, pick_point, study_of
-from moalign.errors import RecordError
+from moalign.errors import RecordError, StudyError
 from moalign.reporting.commands import RUNS
 
 if TYPE_CHECKING:
+    from moalign.reporting.adapter import Adapter
     from moalign.reporting.points import Point
     from moalign.study.study import Study
+    from moalign.types import Prompt
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -34,6 +36,23 @@ def sample(
     *,
     prefer: Prefer = None,
     point: PointName = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=WEIGHT,...",
+            help="Write these weights into the prompt; default: those of --prefer, of the point, "
+            "or what the prompt calls for.",
+        ),
+    ] = None,
+    blend: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            metavar="SHARE",
+            help="Share of your own weights; the rest is what the prompt calls for.",
+        ),
+    ] = None,
     samples: Annotated[
         int, typer.Option("-n", "--samples", min=1, metavar="N", help="How many answers.")
     ] = 3,
@@ -52,15 +71,21 @@ def sample(
     asked = study.task.parse(prompt)
 
     quiet_libraries()
+    from moalign.reporting.adapter import adapter_of
     from moalign.reporting.export import load_point, trial_study
+    from moalign.reporting.pick import say
     from moalign.training import seeds
     from moalign.training.rollout import sample as sample_batch
     from moalign.types import Cost
 
+    own = _own_weights(trial_study(study, state, picked.point), prefer, weights)
     _, policy = load_point(study, state, picked.point)
     study = trial_study(study, state, picked.point)
     names = [o.name for o in study.train_objectives]
-    condition = _condition(study, picked.point, prefer)
+    adapter = adapter_of(study, state.folder)
+    condition, whose = _condition(
+        study, picked.point, own=own, blend=blend, adapter=adapter, asked=asked
+    )
     conditions_PK = None
     if condition is not None:
         import torch
@@ -80,17 +105,63 @@ def sample(
     )
     for reason in picked.reasons[:1]:
         console.print(f"{picked.point.id}: {reason}", soft_wrap=True)
+    if condition is not None:
+        console.print(f"weights in the prompt: {say(condition)} ({whose})", soft_wrap=True)
     for text in batch.texts_B:
         console.print(text, soft_wrap=True)
 
 
-def _condition(study: Study, point: Point, prefer: str | None) -> Mapping[str, float] | None:
-    """Return what is written into the prompt: a person's own weights go before the point's."""
+def _own_weights(
+    study: Study, prefer: str | None, weights: str | None
+) -> Mapping[str, float] | None:
+    """Return a person's own weights, normalised; ``--weights`` goes before ``--prefer``."""
     from moalign.study.study import complete_preference
 
-    if study.policy.condition == "none":
+    if weights is not None and study.policy.condition == "none":
+        raise StudyError(
+            "--weights: this run's policy reads no weights in its prompt; a study with "
+            "`condition: weights` trains one that does"
+        )
+    if study.policy.condition == "none" or (weights is None and prefer is None):
         return None
     names = [o.name for o in study.train_objectives]
-    if prefer is not None:
-        return complete_preference(pairs("--prefer", prefer), names)
-    return point.condition or dict.fromkeys(names, 1.0 / len(names))
+    given = pairs("--weights", weights) if weights is not None else pairs("--prefer", prefer or "")
+    return complete_preference(given, names)
+
+
+def _condition(
+    study: Study,
+    point: Point,
+    *,
+    own: Mapping[str, float] | None,
+    blend: float | None,
+    adapter: Adapter | None,
+    asked: Prompt,
+) -> tuple[Mapping[str, float] | None, str]:
+    """Return what is written into the prompt, and whose weights these are.
+
+    Raises:
+        StudyError: a blend of what is not there.
+    """
+    if blend is not None and adapter is None:
+        raise StudyError(
+            "--blend: this run has not learnt which weights a prompt calls for, so there is "
+            "nothing to blend with; a weighting such as prompt-adapter learns it, for a policy "
+            "with `condition: weights`"
+        )
+    if blend is not None and own is None:
+        raise StudyError("--blend is the share of your own weights: add --weights or --prefer")
+    if study.policy.condition == "none":
+        return None, ""
+    if own is not None and blend is None:
+        return own, "your own"
+    if own is not None and blend is not None and adapter is not None:
+        called = adapter.weights(asked)
+        mixed = {name: (1 - blend) * called[name] + blend * own[name] for name in own}
+        return mixed, f"{blend:.0%} your own, the rest what the prompt calls for"
+    if point.condition is not None:
+        return point.condition, "the point's"
+    if adapter is not None:
+        return adapter.weights(asked), "what the prompt calls for"
+    names = [o.name for o in study.train_objectives]
+    return dict.fromkeys(names, 1.0 / len(names)), "nobody gave any"

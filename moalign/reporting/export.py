@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from moalign.errors import RecordError
+from moalign.reporting.adapter import FOLDER, Adapter, adapter_of, write_adapter
 from moalign.reporting.commands import sample_command
 from moalign.reporting.front import number
 from moalign.reporting.pick import say
@@ -75,8 +76,7 @@ def export_point(study: Study, run: Run, table: PointTable, point: Point, folder
     loaded, policy = load_point(study, run, point)
     with _beside(folder) as beside:
         policy.export(beside)
-        card = model_card(trial_study(study, run, point), run, table, point, loaded)
-        (beside / CARD).write_text(card, encoding="utf-8")
+        _explain(beside, study, run, table, point, loaded=loaded)
 
 
 def export_front(study: Study, run: Run, table: PointTable) -> Path:
@@ -104,9 +104,29 @@ def export_front(study: Study, run: Run, table: PointTable) -> Path:
                 loaded.tokenizer.save_pretrained(beside)
             else:
                 policy.export(beside)
-            card = model_card(trial_study(study, run, point), run, table, point, loaded)
-            (beside / CARD).write_text(card, encoding="utf-8")
+            _explain(beside, study, run, table, point, loaded=loaded)
     return folder
+
+
+def _explain(
+    folder: Path, study: Study, run: Run, table: PointTable, point: Point, *, loaded: LoadedPolicy
+) -> None:
+    """Write what belongs beside a model: the model card, and the adapter if it has a use for one.
+
+    Args:
+        folder: with the model in it.
+        study: the run's.
+        run: that the point belongs to.
+        table: all points.
+        point: whose model it is.
+        loaded: the model.
+    """
+    study = trial_study(study, run, point)
+    adapter = adapter_of(study, run.folder)
+    if adapter is not None:
+        write_adapter(study, run.folder, folder / FOLDER)
+    card = model_card(study, run, table, point, loaded=loaded, adapter=adapter)
+    (folder / CARD).write_text(card, encoding="utf-8")
 
 
 @contextmanager
@@ -134,7 +154,13 @@ def _beside(folder: Path) -> Iterator[Path]:
 
 
 def model_card(
-    study: Study, run: Run, table: PointTable, point: Point, loaded: LoadedPolicy
+    study: Study,
+    run: Run,
+    table: PointTable,
+    point: Point,
+    *,
+    loaded: LoadedPolicy,
+    adapter: Adapter | None = None,
 ) -> str:
     """Return the model card: what the bare model reads and writes, scores, and was made from."""
     made = [f"- study: `{study.name}`, seed {study.seed}, {point.step} steps"]
@@ -148,10 +174,11 @@ def model_card(
         f"moalign {run.opened[0].versions.get('moalign', '')}.",
         "## What it reads and writes",
         loaded.speaks or "It reads prompts and writes completions as its tokenizer has them.",
-        _code(point, loaded, study.rollout),
+        _code(point, loaded, study.rollout, adapter),
         "The text above is one prompt exactly as the model reads it. Between a person and the "
         "bare model stands the task, which reads and writes plain text:",
         f"```\n{sample_command(run, point)}\n```",
+        *([] if adapter is None else _about_adapter(study, point, adapter)),
         "## What it scored",
         _scores(table, point),
         "## How it was made",
@@ -162,10 +189,51 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def _code(point: Point, loaded: LoadedPolicy, rollout: Rollout) -> str:
+def _example(point: Point) -> str:
+    """Return a prompt that the point was measured on."""
+    text: str = point.validation.evaluation.samples[0]["prompt"]
+    return text
+
+
+def _about_adapter(study: Study, point: Point, adapter: Adapter) -> list[str]:
+    """Return a section that says how to get the weights that a prompt calls for."""
+    needs_base = "prompt_features" in study.new_weighting().needs
+    reads = (
+        f"It reads the prompt with the base policy, which lies in `{FOLDER}/base` (of a pretrained "
+        "model its name alone; the model itself is loaded by that name)."
+        if needs_base
+        else "It reads the text alone; no other model is needed."
+    )
+    code = [
+        "from moalign.reporting.adapter import load_adapter",
+        "",
+        f'adapter = load_adapter("{FOLDER}")',
+        f"adapter({_example(point)!r})  # {_rounded(adapter(_example(point)))}",
+    ]
+    return [
+        "## Which weights a prompt calls for",
+        "The model reads weights in its prompt. Where nobody gives any, those that the prompt "
+        f"calls for belong there: `{FOLDER}` says them, as learnt before training by the weighting "
+        f"`{study.new_weighting().name}`. {reads}",
+        "```python\n" + "\n".join(code) + "\n```",
+        "`moalign sample` writes them into the prompt; `--weights` there gives your own, and "
+        "`--blend` mixes both.",
+    ]
+
+
+def _rounded(weights: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(weight, 3) for name, weight in weights.items()}
+
+
+def _code(
+    point: Point, loaded: LoadedPolicy, rollout: Rollout, adapter: Adapter | None = None
+) -> str:
     """Return a program that runs the bare model on a prompt that it was measured on."""
-    text = point.validation.evaluation.samples[0]["prompt"]
-    ids = loaded.render(Prompt(id="card", text=text), point.condition)
+    text = _example(point)
+    condition = point.condition
+    if condition is None and adapter is not None:
+        condition = adapter(text)
+    ids = loaded.render(Prompt(id="card", text=text), condition)
     shown = loaded.tokenizer.decode(ids)
     again = loaded.tokenizer(shown, add_special_tokens=False)["input_ids"]
     inputs = f'tokenizer({shown!r}, add_special_tokens=False, return_tensors="pt")["input_ids"]'

@@ -233,9 +233,12 @@ def point_id(seen: Observation, number: int) -> str:
 
 
 def fixed_weights(run: Run) -> Mapping[str, float] | None:
-    """Return the study's own preference, or None if its weighting has none."""
+    """Return the study's own preference, or None if its weighting has none.
+
+    None too if the preference is only blended with what the weighting has learnt.
+    """
     ((_, options),) = run.opened[0].study["weighting"].items()
-    if "preference" not in options:
+    if "preference" not in options or options.get("blend", 1) != 1:
         return None
     names = [o.name for o in run.objectives if o.train]
     return complete_preference(options["preference"] or dict.fromkeys(names, 1.0), names)

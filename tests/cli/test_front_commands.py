@@ -284,9 +284,9 @@ def test_clean_deletes_a_base_policy_that_no_run_uses(
     used.mkdir(parents=True)
     unused.mkdir()
     assert list(runs.removable(out)) == [], "the toy study cannot be loaded, so nobody knows"
-    monkeypatch.setattr(runs, "_base_policy", lambda run: used)
+    monkeypatch.setattr(runs, "_artifacts", lambda run: {used})
     assert list(runs.removable(out)) == [unused]
-    monkeypatch.setattr(runs, "_base_policy", lambda run: out / ".artifacts" / "other")
+    monkeypatch.setattr(runs, "_artifacts", lambda run: {used, out / ".artifacts" / "other"})
     assert list(runs.removable(out)) == [], "one of them may be its base policy"
 
 

@@ -290,6 +290,7 @@ class WritesIntoTheStep(GoodWeighting):
 class SharesTwice(GoodWeighting):
     """Weights per prompt from a stage before training, which do not sum to 1."""
 
+    needs: ClassVar[frozenset[str]] = frozenset({"steer", "pairs"})
     declares: ClassVar[frozenset[str]] = frozenset({"prompt-weights"})
 
     def recipe(self) -> Mapping[str, Any]:
@@ -309,6 +310,13 @@ class SharesTwice(GoodWeighting):
 class OneRowForAll(SharesTwice):
     def prompt_weights(self, prompts: Any, features: Any) -> Any:
         return self.mean_K.softmax(-1)[None]
+
+
+class ReadsPairsUnasked(SharesTwice):
+    needs: ClassVar[frozenset[str]] = frozenset({"steer"})
+
+    def prompt_weights(self, prompts: Any, features: Any) -> Any:
+        return self.mean_K.softmax(-1).expand(len(prompts), -1)
 
 
 # --- optimizers -------------------------------------------------------------------------------
@@ -654,7 +662,7 @@ MUTANTS: dict[str, dict[str, tuple[type[Component], ...]]] = {
         "leaves_one_objective_alone": (HalvesOne,),
         "is_deterministic": (JittersWeights,),
         "resumes": (ForgetsLogits, TakesHalfItsState),
-        "needs_what_it_asks_for": (AsksInSecret, NeverAsks),
+        "needs_what_it_asks_for": (AsksInSecret, NeverAsks, ReadsPairsUnasked),
         "leaves_the_step_alone": (WritesIntoTheStep,),
         "weighs_prompts": (SharesTwice, OneRowForAll),
     },

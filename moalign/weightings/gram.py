@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Lt
@@ -97,8 +97,7 @@ class GramWeighting(Weighting):
 
         if len(step.objectives) == 1:
             return Weights(torch.ones(1))
-        gram_KK = step.gram().double()
-        _check_finite(gram_KK, step.names)
+        gram_KK = finite_gram(step)
         preference_K = step.preference_K.double()
         if not ((norms(gram_KK) > 0) & (preference_K > 0)).any():
             return Weights(step.preference_K)
@@ -132,13 +131,22 @@ class GramWeighting(Weighting):
         return self._average
 
 
-def _check_finite(gram_KK: Tensor, names: Sequence[str]) -> None:
-    """Raise NonFiniteError unless all is finite; the diagonal knows which gradient is not."""
-    finite_KK = gram_KK.isfinite()
-    for finite_K in (finite_KK.diagonal(), finite_KK.all(1)):
-        for name, finite in zip(names, finite_K.tolist(), strict=True):
-            if not finite:
-                raise NonFiniteError(f"the gradient of objective {name} is not finite")
+def finite_gram(step: Step, probes: tuple[str, ...] = ()) -> Tensor:
+    """Return ``step.gram(probes)`` in float64, all of it finite.
+
+    Raises:
+        NonFiniteError: naming the objective, or the probe, whose gradient is not finite.
+    """
+    gram = step.gram(probes).double()
+    finite = gram.isfinite()
+    names = [f"of objective {name}" for name in step.names]
+    names += [f"on the {probe} split" for probe in probes]
+    # One bad gradient spoils the others' rows; the diagonal knows which it is.
+    for each in (finite.diagonal(), finite.all(1)):
+        for name, fine in zip(names, each.tolist(), strict=True):
+            if not fine:
+                raise NonFiniteError(f"the gradient {name} is not finite")
+    return gram
 
 
 def _describe(gram_KK: Tensor, weights_K: Tensor) -> dict[str, float]:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Gt, Lt
 
 from moalign.components import Preference, Weighting
-from moalign.errors import NonFiniteError, OptionError
+from moalign.errors import OptionError
 from moalign.maths.simplex import raise_to_floor, softmax
 from moalign.types import Weights
+from moalign.weightings.gram import finite_gram
 
 if TYPE_CHECKING:
     from moalign.types import Objective, Step
@@ -112,14 +113,18 @@ class Influence(Weighting):
             )
 
     def weigh(self, step: Step) -> Weights:
-        """Return the moved weights, [K]."""
+        """Return the moved weights, [K].
+
+        Raises:
+            NonFiniteError: naming the objective whose gradient is not finite.
+        """
         import torch
 
         if not self._weights_K:
             self._weights_K = raise_to_floor(step.preference_K.double().tolist(), self.floor)
             self._sum_K = [0.0] * len(self._weights_K)
         self._peak = max(self._peak, step.learning_rate)
-        influence_K = self._influence(step.gram().tolist(), step.names)
+        influence_K = self._influence(finite_gram(step).tolist())
         self._sum_K = [total + i for total, i in zip(self._sum_K, influence_K, strict=True)]
         self._summed += 1
         if self._summed == self.accumulate:
@@ -127,10 +132,7 @@ class Influence(Weighting):
         metrics = {f"influence/{n}": i for n, i in zip(step.names, influence_K, strict=True)}
         return Weights(torch.tensor(self._weights_K, dtype=torch.float32), metrics=metrics)
 
-    def _influence(self, gram: list[list[float]], names: Sequence[str]) -> list[float]:
-        for name, row in zip(names, gram, strict=True):
-            if not all(map(math.isfinite, row)):
-                raise NonFiniteError(f"the gradient of objective {name} is not finite")
+    def _influence(self, gram: list[list[float]]) -> list[float]:
         norms_K = [math.sqrt(row[k]) for k, row in enumerate(gram)]
         limit = self.max_norm
         scale_K = [1.0 if limit is None else 1.0 / max(limit, norm) for norm in norms_K]

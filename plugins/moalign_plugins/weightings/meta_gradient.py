@@ -12,7 +12,7 @@ from moalign.components import Preference, Weighting
 from moalign.errors import OptionError
 from moalign.maths.simplex import raise_to_floor, softmax
 from moalign.types import Weights
-from moalign.weightings.probe import finite_gram
+from moalign.weightings.gram import finite_gram
 
 if TYPE_CHECKING:
     from moalign.types import Objective, Step

@@ -9,7 +9,7 @@ from annotated_types import Ge, Lt
 
 from moalign.components import Preference, Weighting
 from moalign.types import Weights
-from moalign.weightings.probe import finite_gram
+from moalign.weightings.gram import finite_gram
 
 if TYPE_CHECKING:
     from torch import Tensor

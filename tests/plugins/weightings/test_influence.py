@@ -187,6 +187,13 @@ def test_mistakes_are_sentences():
         Influence().weigh(step_of(diagonal(1.0, float("nan"))))
 
 
+def test_a_gradient_that_is_not_finite_is_named_though_it_spoils_the_rows_of_the_others():
+    gram = torch.ones(3, 3, dtype=torch.float64)
+    gram[1], gram[:, 1] = float("nan"), float("nan")
+    with pytest.raises(NonFiniteError, match="the gradient of objective b is not finite"):
+        Influence().weigh(step_of(gram))
+
+
 test_properties = claims(
     lambda: Influence(rate=1.0),
     DUPLICATE_SHARES,

@@ -21,3 +21,7 @@ picture.py      the picture
 two_families.*  the study in which two kinds of prompts want different things
 ==============  ====================================================================
 """
+
+from moalign.cli.common import quiet_libraries
+
+quiet_libraries()  # before they are imported: their progress bars would break into ours

@@ -7,12 +7,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import table
+from benchmarks import table, weightings
 from benchmarks.weightings import picture, plan, report, results, work
 from benchmarks.weightings.plan import BEDS, MODES, Plan
 from benchmarks.weightings.progress import View
 from benchmarks.weightings.results import Results
-from moalign.cli.common import quiet_libraries
 from moalign.errors import MoalignError
 from moalign_plugins.executors.processes import Processes
 
@@ -23,7 +22,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.weightings",
-        description=__import__("benchmarks.weightings").weightings.__doc__,
+        description=weightings.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     modes = parser.add_mutually_exclusive_group()
@@ -84,7 +83,6 @@ def main(given: list[str] | None = None) -> int:
     if args.report:
         print(publish(results.read(Path(args.report)), args.results))
         return 0
-    quiet_libraries()
     whole, name = planned(args)
     desk = work.Desk(whole, args.out)
     executor = Processes(workers=args.workers)

@@ -89,11 +89,13 @@ _MEAN_WANTS: Final = {
     for name in ("accuracy", "conciseness", "clarity")
 }
 
+# Of the two thresholds of a bed, base policies meet one (conciseness .66, fluency .68) and not the
+# other (clarity .32, brevity .41), and the two pull apart.
 BEDS: Final[Mapping[str, Bed]] = {
     bed.name: bed
     for bed in (
         Bed("arithmetic", "arithmetic", thresholds={"conciseness": 0.5, "clarity": 0.5}),
-        Bed("restaurants", "restaurants", thresholds={"brevity": 0.6, "fluency": 0.5}),
+        Bed("restaurants", "restaurants", thresholds={"brevity": 0.5, "fluency": 0.65}),
         Bed(
             "two-families",
             str(HERE / "two_families.yaml"),

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +26,18 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import CausalLMOutput
 
-from moalign import LoadedPolicy, Pair, PolicySource, Prompt, Reward, Task, hookimpl, plugins
+from moalign import (
+    LoadedPolicy,
+    Pair,
+    PolicySource,
+    Prompt,
+    Reward,
+    Task,
+    Weighting,
+    Weights,
+    hookimpl,
+    plugins,
+)
 from moalign.plugins import Catalogue
 from moalign.search.folders import RunFolder
 from moalign.search.segments import calibration, ensure_base, prepared
@@ -47,12 +59,7 @@ TREASURES = {
 DEEPEST, SLOWEST = 124.0, 25.0
 
 
-def _curve(count: int, second: Callable[[float], float]) -> tuple[list[float], list[float]]:
-    first = [(i / (count - 1)) ** 2 for i in range(count)]
-    return first, [second(x) for x in first]
-
-
-def table(front: str) -> dict[str, list[float]]:
+def table(front: Front) -> dict[str, list[float]]:
     """Return the value of every arm by objective, ``x`` and ``y``, each in [0, 1].
 
     Args:
@@ -61,9 +68,10 @@ def table(front: str) -> dict[str, list[float]]:
             deep-sea treasure, x = treasure / 124 and y = 1 - steps / 25.
     """
     if front == "concave":
-        x, y = _curve(5, lambda v: (1 - math.sqrt(v)) ** 2)
+        roots = [i / 4 for i in range(5)]
+        x, y = [v**2 for v in roots], [(1 - v) ** 2 for v in roots]
     elif front == "convex":
-        angles = [math.pi / 2 * i / 8 for i in range(9)]
+        angles = [math.pi / 8 * i for i in range(5)]
         x, y = [math.sin(a) for a in angles], [math.cos(a) for a in angles]
     else:
         x = [treasure / DEEPEST for treasure in TREASURES[front]]
@@ -71,10 +79,30 @@ def table(front: str) -> dict[str, list[float]]:
     return {"x": x, "y": y}
 
 
-# In each family of prompts another objective is wanted; the third arm is a compromise.
-FAMILIES = ("accuracy", "brevity")
-FAMILY_ARMS = {"accuracy": [1.0, 0.0, 0.6], "brevity": [0.0, 1.0, 0.6]}
-BEST_ARM = {"accuracy": 0, "brevity": 1}
+@dataclass(frozen=True)
+class World:
+    """What a task is made of.
+
+    Attributes:
+        values: of every arm, by objective.
+        wanted: the preferred arm of each family of prompts.
+    """
+
+    values: Mapping[str, list[float]]
+    wanted: Mapping[str, int]
+
+
+# In each of the two families another objective is wanted, and the third arm is a compromise.
+FAMILIES = World(
+    values={"accuracy": [1.0, 0.0, 0.6], "brevity": [0.0, 1.0, 0.6]},
+    wanted={"accuracy": 0, "brevity": 1},
+)
+# With the objectives of the contract suites.
+THREE = World(
+    values={"a": [0.9, 0.2, 0.1, 0.5], "b": [0.1, 0.8, 0.3, 0.45], "c": [0.3, 0.1, 1.0, 0.55]},
+    wanted={"one": 0, "two": 2},
+)
+Front = Literal["concave", "convex", "treasure-concave", "treasure-convex"]
 
 
 class Arms(Task):
@@ -82,38 +110,34 @@ class Arms(Task):
 
     name: ClassVar[str] = "arms"
 
-    def __init__(
-        self,
-        front: Literal[
-            "concave", "convex", "treasure-concave", "treasure-convex", "families"
-        ] = "concave",
-        pairs: bool = True,
-    ) -> None:
-        self.front = front
+    def __init__(self, world: Front | Literal["families", "three"], pairs: bool = True) -> None:
+        known = {"families": FAMILIES, "three": THREE}
+        self.world = known.get(world) or World(table(world), {"any": 0})
         self.gives_pairs = pairs
 
     def prompts(self) -> Sequence[Prompt]:
-        families = FAMILIES if self.front == "families" else ("any",)
-        values = FAMILY_ARMS if self.front == "families" else table(self.front)
+        families = list(self.world.wanted)
         found = []
         for split in SPLITS:
             for n in range(PER_SPLIT):
                 family = families[n % len(families)]
                 text = f"{family} {split} {n}"
-                fields = {"values": values, "family": family}
+                fields = {"values": self.world.values, "family": family}
                 found.append(Prompt(text, text, fields, split=split))
         return found
 
     def pairs(self, seed: int) -> Sequence[Pair]:
         """In a family the arm that it wants is preferred to each other one."""
-        if self.front != "families" or not self.gives_pairs:
+        if not self.gives_pairs:
             return ()
-        train = [p for p in self.prompts() if p.split == "train"]
+        arms = len(next(iter(self.world.values.values())))
         return [
-            Pair(p, str(BEST_ARM[p.fields["family"]]), str(other))
-            for p in train
-            for other in range(len(FAMILY_ARMS["accuracy"]))
-            if other != BEST_ARM[p.fields["family"]]
+            Pair(prompt, str(wanted), str(other))
+            for prompt in self.prompts()
+            if prompt.split == "train"
+            for wanted in [self.world.wanted[prompt.fields["family"]]]
+            for other in range(arms)
+            if other != wanted
         ]
 
 
@@ -139,6 +163,23 @@ class ArmValue(Reward):
 
 NEVER = -40.0
 """The logit of what is no arm: finite, so that its gradient is."""
+
+
+class ByFamily(Weighting):
+    """Nine tenths of a prompt's weight on the objective that its family is named after."""
+
+    name: ClassVar[str] = "by-family"
+
+    def __init__(self, share: float = 0.9) -> None:
+        self.share = share
+
+    def weigh(self, step: Any) -> Weights:
+        rest = (1 - self.share) / (len(step.names) - 1)
+        values_PK = [
+            [self.share if name == prompt.fields["family"] else rest for name in step.names]
+            for prompt in step.batch.prompts_P
+        ]
+        return Weights(torch.tensor(values_PK)[:, None])
 
 
 class TabularConfig(PretrainedConfig):
@@ -183,13 +224,21 @@ class TabularModel(PreTrainedModel):
         return CausalLMOutput(logits=self.head(hidden))
 
 
+def _sizes(task: Task) -> tuple[int, list[str]]:
+    """Return how many arms a task has, and its families."""
+    prompts = task.prompts()
+    families = dict.fromkeys(p.fields["family"] for p in prompts)
+    return len(next(iter(prompts[0].fields["values"].values()))), list(families)
+
+
 class Tabular(PolicySource):
     """An exact softmax over the arms of the task `arms`."""
 
     name: ClassVar[str] = "tabular"
 
     def recipe(self, task: Task, seed: int, objectives: Sequence[str]) -> Mapping[str, Any]:
-        return {"version": 1}
+        arms, families = _sizes(task)
+        return {"arms": arms, "families": families}
 
     def build(
         self,
@@ -199,9 +248,7 @@ class Tabular(PolicySource):
         folder: Path,
         progress: Callable[[float, str], None],
     ) -> None:
-        prompts = task.prompts()
-        families = list(dict.fromkeys(p.fields["family"] for p in prompts))
-        arms = len(next(iter(prompts[0].fields["values"].values())))
+        arms, families = _sizes(task)
         words = [*map(str, range(arms)), "<pad>", "<eos>", *(f"<{f}>" for f in families)]
         ids = {word: i for i, word in enumerate(words)}
         tokenizer = Tokenizer(models.WordLevel(ids, "<pad>"))
@@ -235,6 +282,11 @@ def moalign_rewards() -> list[type[Reward]]:
 
 
 @hookimpl
+def moalign_weightings() -> list[type[Weighting]]:
+    return [ByFamily]
+
+
+@hookimpl
 def moalign_policies() -> list[type[PolicySource]]:
     return [Tabular]
 
@@ -243,37 +295,53 @@ def moalign_policies() -> list[type[PolicySource]]:
 
 TEXT = """\
 study: arms
-task: {arms: {front: concave}}
+task: {arms: {world: WORLD}}
 policy: tabular
 objectives:
-  x: {reward: {arm-value: {of: x}}}
-  y: {reward: {arm-value: {of: y}}}
+OBJECTIVES
 rollout: {eager: {max_tokens: 1}}
-training:
-  {optimizer: dr-grpo, steps: 100, prompts: 1, group: 32, learning_rate: 0.3, clip_norm: 1000}
+training: {optimizer: dr-grpo, steps: 60, prompts: 1, group: 32, learning_rate: 0.3, clip_norm: 10}
 weighting: fixed
-evaluation: {prompts: 8, samples: 8}
+evaluation: {prompts: 20, samples: 8}
 search: {strategy: random, trials: 1, space: {}}
 executor: local
 trackers: []
 """
-FAMILY_TEXT = (
-    TEXT.replace("front: concave", "front: families")
-    .replace("x: {reward: {arm-value: {of: x}}}", "accuracy: {reward: {arm-value: {of: accuracy}}}")
-    .replace("y: {reward: {arm-value: {of: y}}}", "brevity: {reward: {arm-value: {of: brevity}}}")
-    .replace("prompts: 1,", "prompts: 2,")
-)
+
+
+def text(world: str, **objectives: str) -> str:
+    """Return a study of a world; objectives by name, with what their sections have beside it."""
+    lines = [
+        f"  {name}: {{reward: {{arm-value: {{of: {name}}}}}{more}}}"
+        for name, more in objectives.items()
+    ]
+    return TEXT.replace("WORLD", world).replace("OBJECTIVES", "\n".join(lines))
 
 
 @cache
-def catalogue(*others: Path) -> Catalogue:
-    """Return the built-in components, those of the test bed, and those of other plugin files."""
-    return plugins.load([FILE, *others])
+def catalogue() -> Catalogue:
+    """Return the built-in components and those of the test bed."""
+    return plugins.load([FILE])
 
 
-def new_study(*overrides: str, text: str = TEXT, others: Sequence[Path] = ()) -> Study:
-    """Load the study of a test bed with overrides."""
-    return load(text, "arms.yaml", catalogue(*others), overrides)
+def front_study(world: Front, *overrides: str) -> Study:
+    """Return the study of a front, with the objectives x and y."""
+    return load(text(world, x="", y=""), "arms.yaml", catalogue(), overrides)
+
+
+def family_study(*overrides: str) -> Study:
+    """Return the study of the two families, with the objectives accuracy and brevity."""
+    both = text("families", accuracy="", brevity="")
+    return load(
+        both, "arms.yaml", catalogue(), ("training.prompts=2", "training.group=16", *overrides)
+    )
+
+
+def three_study(*overrides: str) -> Study:
+    """Return a study with the objectives of the contract suites; c applies to one family only."""
+    sections = {"a": "", "b": ", at_least: 0.4", "c": ", at_least: 0.6"}
+    several = text("three", **sections).replace("{of: c}", "{of: c, only: two}")
+    return load(several, "arms.yaml", catalogue(), ("training.prompts=4", *overrides))
 
 
 @cache
@@ -309,25 +377,17 @@ def train(study: Study, steps: int | None = None, number: int = 0) -> Trial:
     return trial
 
 
-def chosen(trial: Trial, family: int = 0) -> Tensor:
-    """Return the probability of every arm, exactly."""
+def chosen(trial: Trial, family: str = "any") -> Tensor:
+    """Return the probability of every arm under the prompts of a family, exactly."""
     model = trial.policy.model
-    token = model.config.arms + 2 + family
+    token = trial.policy.tokenizer.convert_tokens_to_ids(f"<{family}>")
     with torch.no_grad():
         logits: Tensor = model(torch.tensor([[token]])).logits[0, 0, : model.config.arms]
     return logits.double().softmax(0)
 
 
-def expected(trial: Trial, family: int = 0) -> dict[str, float]:
-    """Return the expected value of every objective, exactly."""
-    prompt = next(p for p in trial.study.task.prompts() if family == _family_of(trial, p))
+def expected(trial: Trial, family: str = "any") -> dict[str, float]:
+    """Return the expected value of every objective under the prompts of a family, exactly."""
     shares = chosen(trial, family)
-    return {
-        name: float(shares @ torch.tensor(values, dtype=torch.float64))
-        for name, values in prompt.fields["values"].items()
-    }
-
-
-def _family_of(trial: Trial, prompt: Prompt) -> int:
-    (token,) = trial.policy.prompt_ids(prompt, None)
-    return token - len(chosen(trial)) - 2
+    values = trial.study.task.world.values
+    return {name: float(shares @ torch.tensor(v).double()) for name, v in values.items()}

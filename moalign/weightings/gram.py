@@ -29,7 +29,8 @@ class GramWeighting(Weighting):
     - The matrix is averaged over steps. Coefficients are no linear function of it, so those of one
       noisy matrix are biased (the shortest combination, towards whatever happened to be short) and
       jump from step to step. ``smoothing: 0.9`` averages over about ten steps, in which a policy
-      hardly moves; 0 is what the papers do, with gradients less noisy than those of sampling.
+      hardly moves; 0 is what the papers do, with gradients less noisy than those of sampling. What
+      a method promises then holds for the average, not for every batch (``update_cosine`` says).
     - Coefficients become weights: they are divided by the sum of their magnitudes, so that an
       update is as long as that of any other weighting. The length that a method gives its direction
       is lost: AdamW divides it out within some steps, ``clip_norm`` cuts it off, and a learning

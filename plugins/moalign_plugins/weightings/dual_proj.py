@@ -21,6 +21,8 @@ class DualProj(GramWeighting):
     than the preference, up to the factor that makes them sum to 1. They are computed from a Gram
     matrix averaged over steps (``smoothing``).
 
+    What is promised holds for the averaged gradients; a single batch may still lose.
+
     The weights combine gradients as the formula says only on-policy, unclipped, in the first epoch.
 
     Source:

@@ -35,6 +35,8 @@ class MGDA(GramWeighting):
     The weights are computed from a Gram matrix averaged over steps (``smoothing``): noise lengthens
     each gradient, and pulls the shortest combination about.
 
+    What is promised holds for the averaged gradients; a single batch may still lose.
+
     The weights combine gradients as the formula says only on-policy, unclipped, in the first epoch.
 
     Source:

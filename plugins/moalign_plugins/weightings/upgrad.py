@@ -22,6 +22,8 @@ class UPGrad(GramWeighting):
     projection. The coefficients are divided by their sum, and are computed from a Gram matrix
     averaged over steps (``smoothing``).
 
+    What is promised holds for the averaged gradients; a single batch may still lose.
+
     The weights combine gradients as the formula says only on-policy, unclipped, in the first epoch.
 
     Source:

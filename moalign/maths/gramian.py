@@ -122,12 +122,12 @@ def pcgrad(gram_KK: Tensor, *, orders: int | None = None, seed: int = 0) -> Tens
     return _combine(gram_KK, rule)
 
 
-def cagrad(gram_KK: Tensor, c: float) -> Tensor:
+def cagrad(gram_KK: Tensor, c: float, preference_K: Tensor | None = None) -> Tensor:
     """Return the coefficients of the direction with the best worst gain near the mean gradient.
 
-    With g_0 the mean gradient::
+    With g_0 the mean gradient, weighted by the preference p::
 
-        max_d min_k <d, g_k>   subject to   |d - g_0| <= c |g_0|
+        max_d min_k <d, g_k> / p_k   subject to   |d - g_0| <= c |g_0|
 
     c = 0 is the mean. All gains are >= 0 for sure only if c >= 1. Where no direction improves all,
     and a whole set of them is best, d is the one closest to g_0; 0 if g_0 is.
@@ -135,14 +135,16 @@ def cagrad(gram_KK: Tensor, c: float) -> Tensor:
     Args:
         gram_KK: the Gram matrix.
         c: radius in units of the mean gradient's length, >= 0.
+        preference_K: summing to 1; default equal; 0 leaves an objective out.
 
     Source: Liu et al. 2021, arXiv 2110.14048, equation 3. Solved through the closest d with all
-    gains >= t, whose distance grows convexly in t: Newton's method finds the t at the radius.
+    gains >= t p_k, whose distance grows convexly in t: Newton's method finds the t at the radius.
     """
 
     def rule(live: _Live) -> Tensor:
-        size, ratios_L = live.norms_L.max(), live.norms_L / live.norms_L.min()
-        mean_L = live.norms_L / size / len(live.norms_L)
+        parts_L, ratios_L = live.norms_L * live.preference_L, live.norms_L / live.preference_L
+        size, ratios_L = parts_L.max(), ratios_L / ratios_L.min()
+        mean_L = parts_L / size / len(parts_L)
         if _cancels(live.cosines_LL, mean_L):
             return torch.zeros_like(live.norms_L)
         along_L = live.cosines_LL @ mean_L  # gains of g_0, per unit of length
@@ -162,7 +164,7 @@ def cagrad(gram_KK: Tensor, c: float) -> Tensor:
             best -= (distance - radius) / slope
         return (mean_L + correction_L) * size
 
-    return _combine(gram_KK, rule)
+    return _combine(gram_KK, rule, preference_K)
 
 
 def nash(gram_KK: Tensor, preference_K: Tensor | None = None) -> Tensor:

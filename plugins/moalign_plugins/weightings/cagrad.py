@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class CAGrad(GramWeighting):
     """Looks near the mean gradient for the direction with the best worst gain.
 
-    With g_0 the mean gradient, after gradients have been multiplied by K times the preference::
+    With the preference p and the mean gradient ``g_0 = sum_k p_k g_k``::
 
-        d = argmax min_k <d, g_k>    subject to    |d - g_0| <= c |g_0|
+        d = argmax min_k <d, g_k> / p_k    subject to    |d - g_0| <= c |g_0|
 
     ``c: 0`` is the mean, so `fixed`; a large c comes close to `mgda` with ``power: 0``. For c below
     1 an objective may still lose: with the gradients (1, 0) and (-10, 1) and c = .4, the first
@@ -34,7 +34,8 @@ class CAGrad(GramWeighting):
         Liu et al. 2021, arXiv 2110.14048, equation 3; c = .4 is their default. Differs: solved
         exactly; where gradients cancel and many directions are best, the one closest to the mean is
         taken (TorchJD takes 0, the authors divide by a small number); small gradients are treated
-        as large ones are.
+        as large ones are. The preference multiplies gradients in the mean and divides gains in the
+        minimum, so that it favours what is preferred at every c.
 
     When to use it:
         To slide between the mean, fastest on average, and the common ascent of `mgda`: c says how
@@ -68,8 +69,14 @@ class CAGrad(GramWeighting):
         super().__init__(preference=preference, smoothing=smoothing)
         self.c = c
 
+    def preferred(self, gram_KK: Tensor, preference_K: Tensor) -> Tensor:
+        """Return the coefficients, with gains measured in parts of the preference."""
+        from moalign.maths.gramian import cagrad
+
+        return cagrad(gram_KK, self.c, preference_K)
+
     def coefficients(self, gram_KK: Tensor) -> Tensor:
-        """Return the coefficients, [K]."""
+        """Return the coefficients at an equal preference, [K]."""
         from moalign.maths.gramian import cagrad
 
         return cagrad(gram_KK, self.c)

@@ -21,7 +21,6 @@ from weighting_properties import (
     NO_COMMON_DESCENT_LOST,
     ONE_OBJECTIVE,
     PERMUTES,
-    PREFERENCE_SCALES_ROWS,
     RESUMES,
     SCALE_FREE,
     SIMPLEX,
@@ -29,6 +28,7 @@ from weighting_properties import (
 )
 
 from moalign_plugins.weightings.cagrad import CAGrad
+from moalign_plugins.weightings.mgda import MGDA
 
 GENTLE = FROZEN(lambda: CAGrad(c=0.0)).without(
     "one objective missing", "one objective left", "one gradient zero", "one gradient left",
@@ -39,7 +39,6 @@ GENTLE = FROZEN(lambda: CAGrad(c=0.0)).without(
 test_properties = claims(
     CAGrad, FINITE, SIMPLEX, PERMUTES, ONE_OBJECTIVE, RESUMES, SCALE_FREE, DUPLICATE_SHARES, GENTLE
 )  # fmt: skip
-test_properties_of_each_step = claims(lambda: CAGrad(smoothing=0), PREFERENCE_SCALES_ROWS)
 test_properties_of_large_c = claims(lambda: CAGrad(c=1.0, smoothing=0), NO_COMMON_DESCENT_LOST)
 
 
@@ -66,6 +65,29 @@ def test_the_worst_gain_grows_with_c(seed):
         worst.append(float((gradients @ (coefficients @ gradients)).min()))
     assert worst == sorted(worst)
     assert worst[-1] > worst[0]
+
+
+@pytest.mark.parametrize("c", [0.0, 0.4, 1.0, 10.0])
+def test_what_is_preferred_ends_nearer_its_optimum_whatever_c(c):
+    """Two quadratics with optima (1, 0) and (-1, 0); once on the line between, nothing is gained."""
+    ends = []
+    for share in (0.2, 0.5, 0.8):
+        weighting, theta = CAGrad(c=c), torch.tensor([0.0, 1.0], dtype=torch.float64)
+        for _ in range(40):
+            gradients = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).double() - theta
+            found = weighting.weigh(step_of(gradients, {"a": share, "b": 1 - share}))
+            theta = theta + 0.1 * found.gain * (found.values.double() @ gradients)
+        ends.append(float(theta[0]))
+    assert ends[1] == pytest.approx(0.0, abs=1e-6)
+    assert ends[0] == pytest.approx(-ends[2], abs=1e-6)
+    assert ends[2] > 0.1
+
+
+def test_a_large_c_is_the_shortest_combination_under_a_preference_too():
+    gradients, preference = random_gradients(3), {"a": 0.6, "b": 0.3, "c": 0.1}
+    found = torch.tensor(weights(CAGrad(c=1e4), gradients, preference)).double() @ gradients
+    expected = torch.tensor(weights(MGDA(power=0), gradients, preference)).double() @ gradients
+    assert float(torch.cosine_similarity(found, expected, 0)) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_opposite_objectives_stop_it_and_only_them():

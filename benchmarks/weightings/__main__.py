@@ -12,6 +12,7 @@ from benchmarks.weightings import picture, plan, report, results, work
 from benchmarks.weightings.plan import BEDS, MODES, Plan
 from benchmarks.weightings.progress import View
 from benchmarks.weightings.results import Results
+from benchmarks.weightings.two_families import WANTS
 from moalign.errors import MoalignError
 from moalign_plugins.executors.processes import Processes
 
@@ -68,7 +69,10 @@ def publish(found: Results, folder: Path) -> Path:
     found = results.from_text(document)  # so that --report gives the same page
     pictures = {}
     for arena in found.arenas:
-        drawn = picture.draw(found, arena)
+        families = any(cell.groups for cell in found.trained if cell.bed == arena.name)
+        drawn = (
+            picture.draw_families(found, arena, WANTS) if families else picture.draw(found, arena)
+        )
         if drawn is not None:
             pictures[arena.name] = f"{stem}-{arena.name}.png"
             (folder / pictures[arena.name]).write_bytes(drawn)

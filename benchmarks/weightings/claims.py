@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from benchmarks.weightings import measures
 from benchmarks.weightings.measures import Difference, Numbers
-from benchmarks.weightings.plan import FAMILIES, FIXED
+from benchmarks.weightings.plan import AGAIN, FAMILIES, FIXED
 from benchmarks.weightings.results import Arena, Results
 
 Verdict = Literal["seen", "opposite seen", "not decided", "one seed", "not run"]
@@ -111,6 +111,7 @@ CLAIMS: Final = (
         (*FAMILIES["scalarisers per policy"], *FAMILIES["scalarisers per response"]),
         "beyond",
         "utility beyond the hull",
+        against=AGAIN,
     ),
     Claim(
         "weights that resolve conflicts of gradients serve the worst objective better than equal "

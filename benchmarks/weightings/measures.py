@@ -295,15 +295,16 @@ def family_utilities(
             cells = [c for c in results.of(arena.name, kind.label, seed) if c.groups]
             if not cells:
                 continue
-            by_cell = [_family_numbers(arena, cell, wants) for cell in cells]
+            by_cell = [family_numbers(arena, cell, wants) for cell in cells]
             _, test = max(by_cell, key=lambda pair: pair[0]["mean"])
             found[kind.label, seed] = test
     return found
 
 
-def _family_numbers(
+def family_numbers(
     arena: Arena, cell: Trained, wants: Mapping[str, Mapping[str, float]]
 ) -> tuple[dict[str, float], dict[str, float]]:
+    """Return what each family gets by its own objective, on validation and on test."""
     both = []
     for split in (0, 1):
         own = {}

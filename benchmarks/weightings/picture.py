@@ -7,19 +7,20 @@ policy on test. The polygon is what mixtures of the ``fixed`` policies reach.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from benchmarks.weightings.measures import Floats, normalised
+from benchmarks.weightings.measures import Floats, family_numbers, normalised
 from benchmarks.weightings.plan import BASE, FIXED
 from benchmarks.weightings.results import Arena, Results
 from moalign.reporting.plots import ACCENT, BASE_COLOUR, FAINT, GRID, INK, MUTED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS: Final = (
     "#2f6fde", "#d9480f", "#20a39e", "#b5179e", "#7a5c00", "#3b2a86", "#5c940d", "#c2255c",
@@ -40,15 +41,16 @@ def draw(results: Results, arena: Arena) -> bytes | None:
     if not families or not len(fixed_NK) or not pairs:
         return None
     size = (4.0 * len(pairs) + 2.6, 2.9 * len(families) + 0.9)
-    figure = Figure(figsize=size, dpi=110)
+    figure = Figure(figsize=size, dpi=90)
     figure.set_layout_engine("constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(families), len(pairs), squeeze=False, sharex="col", sharey="col")
     base_NK = points(results, arena, BASE)
-    for row, family in zip(grid, families, strict=True):
+    for place, (row, family) in enumerate(zip(grid, families, strict=True), start=1):
         ours = [k for k in kinds if k.family == family and len(drawn[k.label])]
         for panel, (x, y) in zip(row, pairs, strict=True):
-            _style(panel, arena, x, y, last=row is grid[-1])
+            _style(panel)
+            _axes(panel, arena, x, y, last=place == len(families))
             _hull(panel, fixed_NK[:, [x, y]])
             for number, kind in enumerate(ours):
                 values = drawn[kind.label]
@@ -68,17 +70,11 @@ def draw(results: Results, arena: Arena) -> bytes | None:
         row[-1].legend(
             loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8, labelcolor=INK
         )
-    figure.suptitle(
+    return _png(
+        figure,
         f"{arena.name}: policies on test, mean over seeds; grey: mixtures of the {FIXED} policies; "
         "+: base policy; *: no preference",
-        x=0.01,
-        ha="left",
-        fontsize=10,
-        color=INK,
     )
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()
 
 
 def points(results: Results, arena: Arena, entry: str) -> Floats:
@@ -118,15 +114,67 @@ def _hull(panel: Axes, points_N2: Floats) -> None:
     style: dict[str, Any] = {"color": FAINT, "zorder": 1}
     if len(corners) > 2:
         panel.fill(*zip(*corners, strict=True), alpha=0.35, linewidth=0, **style)
+    else:
+        panel.plot(*zip(*corners, strict=True), linewidth=3, alpha=0.5, **style)
     panel.scatter(points_N2[:, 0], points_N2[:, 1], s=24, color=MUTED, zorder=3)
 
 
-def _style(panel: Axes, arena: Arena, x: int, y: int, *, last: bool) -> None:
+def draw_families(
+    results: Results, arena: Arena, wants: Mapping[str, Mapping[str, float]]
+) -> bytes | None:
+    """Return a PNG file of what each family of prompts gets by its own objective, on test.
+
+    A point per entry and preference, mean over the seeds; None if there is nothing to draw.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drawn: dict[str, dict[int, list[list[float]]]] = {}
+    for cell in results.trained:
+        if cell.bed == arena.name and cell.groups:
+            _, own = family_numbers(arena, cell, wants)
+            at = drawn.setdefault(cell.entry, {}).setdefault(cell.number, [])
+            at.append([own[family] for family in wants])
+    points_of = {
+        entry: np.asarray([np.mean(rows, axis=0) for rows in by_number.values()])
+        for entry, by_number in drawn.items()
+    }
+    if FIXED not in points_of or len(wants) != 2:
+        return None
+    figure = Figure(figsize=(6.4, 4.6), dpi=90)
+    figure.set_layout_engine("constrained")
+    FigureCanvasAgg(figure)
+    panel = figure.subplots()
+    _style(panel)
+    across, up = wants
+    panel.set_xlabel(f"own utility of {across} →", color=INK, fontsize=9)
+    panel.set_ylabel(f"own utility of {up} →", color=INK, fontsize=9)
+    _hull(panel, points_of.pop(FIXED))
+    for number, (entry, values) in enumerate(points_of.items()):
+        mark, colour = MARKS[number % len(MARKS)], COLOURS[number % len(COLOURS)]
+        x_N, y_N = values.T
+        panel.scatter(x_N, y_N, s=40, color=colour, marker=mark, label=entry, zorder=4)
+    panel.legend(frameon=False, fontsize=8, labelcolor=INK)
+    return _png(figure, f"{arena.name}, on test, mean over seeds; grey: mixtures of {FIXED}")
+
+
+def _png(figure: Figure, title: str) -> bytes:
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK)
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
+
+
+def _style(panel: Axes) -> None:
     panel.spines[["top", "right"]].set_visible(False)
     panel.spines[["left", "bottom"]].set_color(FAINT)
     panel.grid(color=GRID, linewidth=0.8)
     panel.set_axisbelow(True)
     panel.tick_params(colors=MUTED, labelsize=8, length=0)
+
+
+def _axes(panel: Axes, arena: Arena, x: int, y: int, *, last: bool) -> None:
+    """Name the axes and draw the thresholds."""
     panel.set_ylabel(f"{arena.objectives[y]} →", color=INK, fontsize=9)
     if last:
         panel.set_xlabel(f"{arena.objectives[x]} →", color=INK, fontsize=9)

@@ -2,8 +2,8 @@
 
 A cell is one training run: (bed, seed, entry, number). An entry is a weighting with its options.
 For one with a preference the number is that of the preference; one without a preference is trained
-as many times, with other random numbers. The number is the trial's too, so that at equal numbers
-all weightings see the same prompts in the same order.
+as many times, with other random numbers. The number is the trial's too (but for one entry that is
+there to differ), so that at equal numbers all weightings see the same prompts in the same order.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ BASE: Final = "base policy"
 
 FIXED: Final = "fixed"
 """The entry that gives the budget, the hull and the differences."""
+
+AGAIN: Final = "fixed, again"
+"""``fixed`` with other random numbers: what differs between the two is noise."""
 
 CENTRE: Final = 0
 """The number of the equal preference."""
@@ -157,15 +160,18 @@ class Variant:
         label: what it is called here.
         options: as a study gives them.
         settings: further values of the study, by path.
+        shift: added to the numbers of its trials, for other random numbers.
     """
 
     weighting: str
     label: str
-    options: Mapping[str, Any]
-    settings: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    shift: int = 0
 
 
 VARIANTS: Final = (
+    Variant(FIXED, AGAIN, shift=100),
     Variant(FIXED, "fixed, rewards summed", {}, {"training.combine": "rewards"}),
     Variant(FIXED, "fixed, batch norm", {}, {"training.batch_norm": "sequence"}),
     Variant(
@@ -183,7 +189,7 @@ VARIANTS: Final = (
         {"training.combine": "rewards"},
     ),
 )
-"""Published settings that a claim is about."""
+"""Published settings that a claim is about, and a measure of noise."""
 
 OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "lagrangian": {"primary": "a"},
@@ -219,6 +225,7 @@ class Entry:
         settings: further values of the study, by path.
         preference: the option that is its preference; None: it has none.
         numbers: of its cells.
+        shift: added to them for the numbers of the trials.
         digest: hash of its source.
     """
 
@@ -229,6 +236,7 @@ class Entry:
     settings: Mapping[str, Any] = field(default_factory=dict)
     preference: str | None = None
     numbers: tuple[int, ...] = (CENTRE,)
+    shift: int = 0
     digest: str = ""
 
 
@@ -276,6 +284,7 @@ def entries(
             label=variant.label,
             options=dict(variant.options),
             settings=dict(variant.settings),
+            shift=variant.shift,
         )
         for variant in VARIANTS
         if variant.weighting in known and not bed.only
@@ -443,6 +452,10 @@ class Ground:
             **entry.settings,
         }
 
+    def trial(self, cell: Cell) -> int:
+        """Return the number of a cell's trial, part of every random key of its training."""
+        return cell.number + self.entry(cell.entry).shift
+
     def study_of(self, cell: Cell) -> Study:
         """Return a cell's study, checked.
 
@@ -453,7 +466,7 @@ class Ground:
 
     def key(self, cell: Cell, budget: int | None) -> str:
         """Return a hash of all that a cell depends on, but for the host's code."""
-        asked = [RULE, MEASURED, self.study.data, self.values(cell), cell.number, budget]
+        asked = [RULE, MEASURED, self.study.data, self.values(cell), self.trial(cell), budget]
         text = json.dumps([asked, self.entry(cell.entry).digest], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -58,7 +58,7 @@ def write(results: Results, pictures: Mapping[str, str]) -> str:
         parts += _bed(results, arena, numbers[arena.name], pictures.get(arena.name))
     for arena in results.arenas:
         if arena not in usual:
-            parts += _families(results, arena)
+            parts += _families(results, arena, pictures.get(arena.name))
     parts += _not_run(results)
     return table.page("Weightings, compared at equal tokens", parts, results.facts)
 
@@ -85,7 +85,9 @@ def _introduction(results: Results) -> list[str]:
         "mixtures of an entry's policies reach (each prompt answered by one drawn at random), "
         "which is not corrected. **Beyond the hull**: how far the best policy lies beyond all "
         "mixtures of the `fixed` policies of this table, sought on validation and measured on "
-        "test; a denser set of `fixed` policies would have a larger hull. **Worst gain**: smallest "
+        "test; a denser set of `fixed` policies would have a larger hull, and any second set "
+        "sticks out of it here and there: `fixed, again`, trained with other random numbers, says "
+        "by how much, and is what the others are compared with. **Worst gain**: smallest "
         "gain over the base policy of any objective, at equal weights. **Violation**: sum of what "
         "is missing to the thresholds, mean over all policies. **Steps** and tokens **generated**: "
         "mean per run, with the share of the budget that was **spent**. **To 90 %**: where an "
@@ -220,7 +222,7 @@ def _weights(results: Results, arena: Arena, label: str) -> str:
     rows = [
         cell.weights_K
         for cell in results.trained
-        if (cell.bed, cell.entry) == (arena.name, label) and cell.weights_K
+        if (cell.bed, cell.entry) == (arena.name, label) and cell.weights_K and label != BASE
         if cell.number == CENTRE or not kind.preference
     ]
     means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
@@ -268,7 +270,7 @@ def _said(values: Mapping[str, object]) -> str:
 # --- two families ------------------------------------------------------------------------------
 
 
-def _families(results: Results, arena: Arena) -> list[str]:
+def _families(results: Results, arena: Arena, picture: str | None) -> list[str]:
     numbers = measures.family_utilities(results, arena, WANTS)
     families = list(WANTS)
     wants = "; ".join(
@@ -301,6 +303,8 @@ def _families(results: Results, arena: Arena) -> list[str]:
     ]
     claim = claims.FAMILY_CLAIM
     says = f"Claim: {claim.says} ({claim.source})."
+    if picture:
+        parts.append(f"![What each family gets by its own objective]({picture})")
     return [*parts, says + "\n\n" + "\n".join(told)]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -266,14 +266,25 @@ def _arena(name: str, ground: Ground, budgets: Mapping[tuple[str, int], int]) ->
 # --- as a file ---------------------------------------------------------------------------------
 
 
+LONG: Final[Mapping[str, type[Trained | Broken | Volume]]] = {
+    "trained": Trained,
+    "broken": Broken,
+    "volumes": Volume,
+}
+"""Lists that are written as tables: a row of names, then a row per item."""
+
+
 def to_text(results: Results) -> str:
-    """Return the document as JSON, a line per cell."""
+    """Return the document as JSON, a line per row."""
     data = _rounded(asdict(results))
+    for name, cls in LONG.items():
+        names = [f.name for f in fields(cls)]
+        data[name] = [names, *([item[n] for n in names] for item in data[name])]
     parts = []
     for name, value in data.items():
         if isinstance(value, list):
-            rows = ",\n".join(json.dumps(item, allow_nan=False) for item in value)
-            parts.append(f'"{name}": [\n{rows}\n]' if value else f'"{name}": []')
+            dense = (json.dumps(item, allow_nan=False, separators=(",", ":")) for item in value)
+            parts.append(f'"{name}": [\n' + ",\n".join(dense) + "\n]")
         else:
             parts.append(f'"{name}": {json.dumps(value)}')
     return "{\n" + ",\n".join(parts) + "\n}\n"
@@ -290,14 +301,12 @@ def from_text(text: str) -> Results:
             for name in ("preferences", "budgets")
         }
         arenas.append(Arena(**(given | numbered | {"kinds": kinds})))
+    rows: dict[str, Any] = {}
+    for name, cls in LONG.items():
+        header, *body = data[name]
+        rows[name] = [cls(**dict(zip(header, _with_nan(row), strict=True))) for row in body]
     return Results(
-        mode=data["mode"],
-        facts=data["facts"],
-        arenas=arenas,
-        trained=[Trained(**_with_nan(cell)) for cell in data["trained"]],
-        broken=[Broken(**cell) for cell in data["broken"]],
-        missing=data["missing"],
-        volumes=[Volume(**volume) for volume in data["volumes"]],
+        mode=data["mode"], facts=data["facts"], arenas=arenas, missing=data["missing"], **rows
     )
 
 

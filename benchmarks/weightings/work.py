@@ -77,7 +77,7 @@ class Desk:
         ground = self.plan.grounds[cell.bed]
         job = Job(
             data=ground.study_of(cell).data,
-            number=cell.number,
+            number=ground.trial(cell),
             steps=0 if cell.entry == BASE else ground.steps,
             budget=self.budget(cell),
             every=MEASURED,

@@ -17,7 +17,7 @@ from benchmarks.weightings.__main__ import publish
 from benchmarks.weightings.budget import goes_on, tokens
 from benchmarks.weightings.measures import Difference
 from benchmarks.weightings.picture import outline
-from benchmarks.weightings.plan import BASE, BEDS, FIXED, MODES, Cell
+from benchmarks.weightings.plan import AGAIN, BASE, BEDS, FIXED, MODES, Cell
 from benchmarks.weightings.progress import View
 from benchmarks.weightings.results import Arena, Kind, Results, Trained
 from benchmarks.weightings.train import Job, run_cell
@@ -84,6 +84,15 @@ def test_all_get_the_same_five_preferences() -> None:
     assert len(wanted) == 5
     assert all(sum(p.values()) == pytest.approx(1) for p in wanted)
     assert wanted[4] == pytest.approx({"accuracy": 0.8, "conciseness": 0.1, "clarity": 0.1})
+
+
+def test_only_the_measure_of_noise_has_other_random_numbers(quick: plan.Plan) -> None:
+    ground = quick.grounds["arithmetic"]
+    for cell in quick.cells():
+        assert (ground.trial(cell) == cell.number) == (cell.entry != AGAIN)
+    first, again = (Cell("arithmetic", 0, entry, 3) for entry in (FIXED, AGAIN))
+    assert ground.values(first) == ground.values(again)
+    assert ground.key(first, 9) != ground.key(again, 9)
 
 
 def test_what_others_wait_for_comes_first(quick: plan.Plan) -> None:
@@ -313,6 +322,7 @@ def arena(**changes: Any) -> Arena:
         "kinds": [
             Kind(BASE, BASE, {}, {}, preference=False, numbers=[0]),
             Kind(FIXED, "fixed weights", {}, {}, preference=True, numbers=[0, 1]),
+            Kind(AGAIN, "fixed weights", {}, {}, preference=True, numbers=[0, 1]),
             Kind("pbi", "scalarisers per policy", {}, {}, preference=True, numbers=[0, 1]),
         ],
     }
@@ -383,6 +393,8 @@ def synthetic(seeds: int = 3) -> Results:
             trained(BASE, 0, (0.2, 0.4), seed),
             trained(FIXED, 0, (0.6 + shift, 0.8), seed),
             trained(FIXED, 1, (0.8 + shift, 0.4), seed),
+            trained(AGAIN, 0, (0.6 + shift, 0.82), seed),
+            trained(AGAIN, 1, (0.8 + shift, 0.4), seed),
             trained("pbi", 0, (0.8 + 2 * shift, 1.4), seed),
             trained("pbi", 1, (0.9, 1.2), seed),
         ]

@@ -11,6 +11,7 @@ from moalign.errors import OptionError, nearest
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from moalign.maths.scalarisers import Ray
     from moalign.types import Objective, Step
 
 Ideal = Literal["bounds", "best"] | dict[str, float]
@@ -52,6 +53,22 @@ def free_notes(who: str, step: Step) -> tuple[str, ...]:
         "give it a small one if it should not"
         for name, weight in weights
         if weight == 0
+    )
+
+
+def ray_notes(who: str, step: Step, ray: Ray, penalty: float) -> tuple[str, ...]:
+    """Return a sentence if a penalty is so small that PBI may favour what is preferred least.
+
+    On a straight front ``ray: inverse`` needs sqrt(K - 1) to hold every ray; a bent one more.
+    """
+    least = 2.0 * math.sqrt(len(step.names) - 1)
+    preference = step.preference_K.tolist()
+    if ray != "inverse" or penalty >= least or min(preference) == max(preference):
+        return ()
+    return (
+        f"weighting {who}: with `ray: inverse` and a `penalty` of {penalty:g} the way along the "
+        "ray, which counts most what is preferred least, may outweigh the way off it; set "
+        f"`penalty` to {least:.2g} or more",
     )
 
 

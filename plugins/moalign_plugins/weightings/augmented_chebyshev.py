@@ -27,7 +27,8 @@ class AugmentedChebyshev(MeanWeighting):
     reached by a policy that another one beats in some objective and equals in the rest.
 
     Means are running ones, in units of the bounds, and z is the ideal point: 1, unless `ideal` says
-    otherwise. Beyond the ideal regrets are negative, and the formula goes on.
+    otherwise. Beyond the ideal regrets are negative, and the formula goes on: twice the preference
+    is then half the surplus, so keep the ideal out of reach.
     A preference of 0 leaves an objective free to fall, and a note says so.
 
     Source:

@@ -28,7 +28,8 @@ class Chebyshev(MeanWeighting):
     the weighted regrets are equal where the front allows it: twice the preference, half the regret.
 
     Means are running ones, in units of the bounds, and z is the ideal point: 1, unless `ideal` says
-    otherwise. Beyond the ideal regrets are negative, and the formula goes on.
+    otherwise. Beyond the ideal regrets are negative, and the formula goes on: twice the preference
+    is then half the surplus, so keep the ideal out of reach.
 
     The weight jumps from one objective to another; with noisy means it is their average over steps
     that settles. A preference of 0 leaves an objective free to fall, and a note says so.

@@ -10,7 +10,7 @@ from annotated_types import Ge, Lt
 from moalign.components import Preference
 from moalign.maths.scalarisers import Ray, direction, pbi, pbi_slopes
 from moalign.weightings.means import MeanWeighting
-from moalign.weightings.units import Ideal
+from moalign.weightings.units import Ideal, ray_notes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,8 +37,10 @@ class Pbi(MeanWeighting):
 
     ``ray: inverse`` has u_k in proportion to 1 / w_k, with w the preference: the ray on which
     `chebyshev` is best, where twice the preference is half the regret. ``ray: weights`` is the
-    published rule, u_k in proportion to w_k: twice the preference is *twice* the regret. No
-    preference leaves an objective free: one of 0 means that it alone bears the regret (`inverse`),
+    published rule, u_k in proportion to w_k: twice the preference is *twice* the regret. Both hold
+    for a large penalty. With a small one d1, which counts an objective by u_k, decides, and both
+    turn round: `inverse` wants at least 2 with two objectives, and a note says so. No preference
+    leaves an objective free: one of 0 means that it alone bears the regret (`inverse`),
     or none of it (`weights`).
 
     Source:
@@ -55,7 +57,7 @@ class Pbi(MeanWeighting):
 
     Example::
 
-        weighting: {pbi: {preference: {accuracy: 2, clarity: 1}, penalty: 1.0}}
+        weighting: {pbi: {preference: {accuracy: 2, clarity: 1}, penalty: 2.0}}
     """
 
     name: ClassVar[str] = "pbi"
@@ -100,5 +102,5 @@ class Pbi(MeanWeighting):
         return pbi(regrets_K, direction(preference_K, self.ray), self.penalty)
 
     def notes(self, step: Step) -> tuple[str, ...]:
-        """Return nothing: every objective is held."""
-        return ()
+        """Return a sentence if the penalty is too small for the ray; every objective is held."""
+        return ray_notes(self.name, step, self.ray, self.penalty)

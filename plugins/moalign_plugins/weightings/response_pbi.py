@@ -10,7 +10,7 @@ from annotated_types import Ge
 from moalign.components import Preference
 from moalign.maths.scalarisers import Ray, direction, pbi
 from moalign.weightings.responses import ResponseWeighting
-from moalign.weightings.units import Ideal
+from moalign.weightings.units import Ideal, ray_notes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,9 @@ class ResponsePbi(ResponseWeighting):
 
     ``ray: inverse`` has u_k in proportion to 1 / w_k, with w the preference: twice the preference
     is half the regret. ``ray: weights`` is the published rule, u_k in proportion to w_k: twice the
-    preference is *twice* the regret.
+    preference is *twice* the regret. Both hold for a large penalty. With a small one d1, which
+    counts an objective by u_k, decides, and both turn round: `inverse` wants at least 2 with two
+    objectives, and a note says so.
 
     The host makes one advantage of these scores with the optimizer's own normalisation, so that
     only differences within a group count, and with `grpo` not their scale; ``training.combine``
@@ -55,7 +57,7 @@ class ResponsePbi(ResponseWeighting):
 
     Example::
 
-        weighting: {response-pbi: {preference: {accuracy: 2, clarity: 1}, penalty: 1.0}}
+        weighting: {response-pbi: {preference: {accuracy: 2, clarity: 1}, penalty: 2.0}}
     """
 
     name: ClassVar[str] = "response-pbi"
@@ -93,5 +95,5 @@ class ResponsePbi(ResponseWeighting):
         return pbi(regrets_PGK, direction(preference_K, self.ray), self.penalty)
 
     def notes(self, step: Step) -> tuple[str, ...]:
-        """Return nothing: every objective is held."""
-        return ()
+        """Return a sentence if the penalty is too small for the ray; every objective is held."""
+        return ray_notes(self.name, step, self.ray, self.penalty)

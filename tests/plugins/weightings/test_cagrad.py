@@ -69,7 +69,7 @@ def test_the_worst_gain_grows_with_c(seed):
 
 @pytest.mark.parametrize("c", [0.0, 0.4, 1.0, 10.0])
 def test_what_is_preferred_ends_nearer_its_optimum_whatever_c(c):
-    """Two quadratics with optima (1, 0) and (-1, 0); once on the line between, nothing is gained."""
+    """Two quadratics, best at (1, 0) and (-1, 0)."""
     ends = []
     for share in (0.2, 0.5, 0.8):
         weighting, theta = CAGrad(c=c), torch.tensor([0.0, 1.0], dtype=torch.float64)

@@ -18,6 +18,7 @@ from weighting_properties import (
     claims,
 )
 
+from moalign.maths.scalarisers import direction, pbi
 from moalign.testing.steps import make_step
 from moalign_plugins.weightings.pbi import Pbi
 
@@ -67,6 +68,37 @@ def test_it_leads_to_the_ray(ray, ratio):
         move = 0.002 * (weights[0] - weights[1])
         means = [means[0] + move, means[1] - move]
     assert (1 - means[0]) / (1 - means[1]) == pytest.approx(ratio, abs=0.02)
+
+
+FRONTS = {"line": lambda x: 1 - x, "circle": lambda x: (1 - x * x).sqrt(), "concave": lambda x: (
+    1 - x.sqrt()).square()}  # fmt: skip
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_what_is_preferred_is_better_at_the_best_point_of_a_front(front):
+    x = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    regrets = 1 - torch.stack([x, FRONTS[front](x)], -1)
+
+    def best(ray, penalty):
+        shares = [torch.tensor([share, 1 - share]) for share in (0.1, 0.3, 0.5, 0.7, 0.9)]
+        return [float(x[pbi(regrets, direction(w, ray), penalty).argmax()]) for w in shares]
+
+    for penalty in (2.0, 5.0):
+        assert best("inverse", penalty) == sorted(best("inverse", penalty))
+    # Small penalties turn it round, which is what the note is about.
+    assert best("inverse", 0.3)[0] > best("inverse", 0.3)[-1]
+
+
+def test_a_penalty_too_small_for_the_ray_is_told():
+    preference = {"a": 2, "b": 1}
+    note = Pbi(penalty=0.5).weigh(step_at(0.2, 0.5, preference=preference)).notes[0]
+    assert "weighting pbi: with `ray: inverse` and a `penalty` of 0.5" in note
+    assert note.endswith("set `penalty` to 2 or more")
+    assert Pbi(penalty=2.0).weigh(step_at(0.2, 0.5, preference=preference)).notes == ()
+    assert Pbi(penalty=0.5).weigh(step_at(0.2, 0.5)).notes == ()
+    published = Pbi(penalty=0.5, ray="weights")
+    assert published.weigh(step_at(0.2, 0.5, preference=preference)).notes == ()
+    assert Pbi(penalty=0.5).weigh(step_at(0.2)).notes == ()
 
 
 def test_a_preference_of_zero_frees_nothing():

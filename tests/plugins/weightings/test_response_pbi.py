@@ -53,3 +53,9 @@ def test_which_ray(ray, on_it):
     found = scores_of(*rows, weighting=ResponsePbi(ray=ray), preference={"a": 2, "b": 1})
     assert found[on_it] == pytest.approx(-math.hypot(0.3, 0.6))
     assert found[1 - on_it] < found[on_it]
+
+
+def test_a_penalty_too_small_for_the_ray_is_told():
+    step = make_step(torch.tensor([((0.7, 0.4), (0.4, 0.7))]), preference={"a": 2, "b": 1})
+    assert "response-pbi: with `ray: inverse`" in ResponsePbi(penalty=1.0).weigh(step).notes[0]
+    assert ResponsePbi().weigh(step).notes == ()

@@ -109,11 +109,8 @@ class GramWeighting(Weighting):
         metrics = {"coefficients": float(size), **_describe(gram_KK, weights_K)}
         if size > 0 and not cancels(average_KK, weights_K):
             return Weights(weights_K.float(), metrics=metrics)
-        note = (
-            f"weighting {self.name}: the objectives' gradients cancel, so that no direction is "
-            "better than another; steps at which they do change nothing (gain 0)"
-        )
-        return Weights(weights_K.float(), gain=0.0, metrics=metrics, notes=(note,))
+        notes = (cancelled_note(self.name),)
+        return Weights(weights_K.float(), gain=0.0, metrics=metrics, notes=notes)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average of the Gram matrices so far."""
@@ -148,6 +145,14 @@ def finite_gram(step: Step, probes: tuple[str, ...] = ()) -> Tensor:
             if not fine:
                 raise NonFiniteError(f"the gradient {name} is not finite")
     return gram
+
+
+def cancelled_note(who: str) -> str:
+    """Return what a weighting of this name says where it gives the gain 0."""
+    return (
+        f"weighting {who}: the objectives' gradients cancel, so that no direction is better than "
+        "another; steps at which they do change nothing (gain 0)"
+    )
 
 
 def _describe(gram_KK: Tensor, weights_K: Tensor) -> dict[str, float]:

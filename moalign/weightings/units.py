@@ -37,6 +37,26 @@ def require_bounds(who: str, objectives: Sequence[Objective]) -> None:
             )
 
 
+def check_floor(who: str, floor: float, objectives: Sequence[Objective]) -> None:
+    """Check that a smallest weight leaves room for all objectives.
+
+    Args:
+        who: name of the weighting.
+        floor: its option `floor`.
+        objectives: the training objectives.
+
+    Raises:
+        OptionError: with K objectives it is 1 / K or more.
+    """
+    count = len(objectives)
+    if floor * count >= 1:
+        raise OptionError(
+            f"weighting {who}: `floor` must be below 1 / {count}, as there are {count} objectives; "
+            f"found {floor}",
+            "floor",
+        )
+
+
 def in_units(scores: Tensor, objectives: Sequence[Objective]) -> Tensor:
     """Return ``(score - lo) / (hi - lo)`` of scores [..., K], float64; NaN stays NaN."""
     scores = scores.double()

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from annotated_types import Ge, Gt, Le, Lt
 
 from moalign.components import Preference, Weighting
-from moalign.errors import OptionError
 from moalign.maths.normalisation import ROUNDING
 from moalign.maths.simplex import raise_to_floor, softmax
 from moalign.types import Weights
+from moalign.weightings.units import check_floor
 
 if TYPE_CHECKING:
     from moalign.types import Objective, Step
@@ -92,12 +92,7 @@ class Bandit(Weighting):
 
     def check(self, objectives: Sequence[Objective]) -> None:
         """Check that the floor leaves room for all objectives."""
-        if self.floor * len(objectives) >= 1:
-            raise OptionError(
-                f"weighting bandit: `floor` must be below 1 / {len(objectives)}, as there are "
-                f"{len(objectives)} objectives; found {self.floor}",
-                "floor",
-            )
+        check_floor(self.name, self.floor, objectives)
 
     def weigh(self, step: Step) -> Weights:
         """Take in this batch's scores and return the weights, [K]."""

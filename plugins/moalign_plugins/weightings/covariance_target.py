@@ -14,6 +14,7 @@ from moalign.maths.combine import fill_missing
 from moalign.maths.normalisation import EPSILON, ROUNDING
 from moalign.maths.simplex import raise_to_floor, softmax
 from moalign.types import Weights
+from moalign.weightings.units import check_floor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -160,9 +161,8 @@ class CovarianceTarget(Weighting):
                 low, high = o.bounds
                 problem = f"of {o.name!r} must lie within its bounds, [{low:g}, {high:g}]"
                 raise self._error("enough", f"{problem}; found {value:g}")
-        if self.normalise == "simplex" and self.floor * len(names) >= 1:
-            problem = f"must be below 1 / {len(names)}, as there are {len(names)} objectives"
-            raise self._error("floor", f"{problem}; found {self.floor}")
+        if self.normalise == "simplex":
+            check_floor(self.name, self.floor, objectives)
 
     def weigh(self, step: Step) -> Weights:
         """Measure the signal of the present weights, and return the raised ones, [K]."""

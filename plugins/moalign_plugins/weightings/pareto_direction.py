@@ -9,7 +9,7 @@ from annotated_types import Ge, Lt
 
 from moalign.components import Preference, Weighting
 from moalign.types import Weights
-from moalign.weightings.gram import finite_gram
+from moalign.weightings.gram import cancelled_note, finite_gram
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,11 +113,8 @@ class ParetoDirection(Weighting):
         }
         if not cancels(gram_KK, weights_K):
             return Weights(weights_K.float(), metrics=metrics)
-        note = (
-            f"weighting {self.name}: the objectives' gradients cancel, so that no direction is "
-            "better than another; steps at which they do change nothing (gain 0)"
-        )
-        return Weights(weights_K.float(), gain=0.0, metrics=metrics, notes=(note,))
+        notes = (cancelled_note(self.name),)
+        return Weights(weights_K.float(), gain=0.0, metrics=metrics, notes=notes)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average of the inner products so far."""

@@ -24,7 +24,7 @@ NORM: Final = 8.0
 """Of the features of a text: about what a few dozen standardised features have."""
 
 LIMIT: Final = 5.0
-"""Deviations at which a standardised feature is clipped: further out nothing was seen."""
+"""Where a scaled feature is clipped: further out nothing was seen."""
 
 BATCH: Final = 32
 DECAY: Final = 0.01
@@ -79,10 +79,7 @@ def head_weights(head: Mapping[str, Tensor], features_ND: Tensor) -> Tensor:
 
 
 def _scaled(head: Mapping[str, Tensor], features_ND: Tensor) -> Tensor:
-    features_ND = features_ND.double()
-    if "centre" not in head:
-        return features_ND
-    return ((features_ND - head["centre"]) * head["scale"]).clamp(-LIMIT, LIMIT)
+    return ((features_ND.double() - head["centre"]) * head["scale"]).clamp(-LIMIT, LIMIT)
 
 
 def _logits(head: Mapping[str, Tensor], features_ND: Tensor) -> Tensor:
@@ -139,7 +136,8 @@ def fit_head(
         prompts_N: the prompt of each example.
         loss: of some examples, given the log-weights of their prompts.
         start_K: the constant weights, all above 0.
-        standardise: by the mean and deviation of each feature; else they are taken as they are.
+        standardise: each feature by its deviation; else all by one number, to a norm of
+            :data:`NORM`. They are centred in both cases.
         hidden: units of a hidden layer; 0 for a linear head.
         learning_rate: of AdamW.
         steps: the most that are taken.
@@ -157,8 +155,8 @@ def fit_head(
     judged = held_U[prompts_N].nonzero().flatten()
     if not len(judged):
         judged = learnt
-    scaled_by = features_UD[~held_U].double() if standardise else None
-    head = _start(features_UD, start_K, hidden, generator, scaled_by)
+    head = _scales(features_UD[~held_U].double(), standardise)
+    head |= _start(_scaled(head, features_UD), start_K, hidden, generator)
     inputs_UD = _scaled(head, features_UD)
     fitted = {n: t for n, t in head.items() if n not in {"centre", "scale"}}
     biases = {n: t for n, t in fitted.items() if n.endswith("bias")} | dict(extra or {})
@@ -216,23 +214,26 @@ def fit_head(
     )
 
 
+def _scales(features_UD: Tensor, standardise: bool) -> dict[str, Tensor]:
+    """Return what centres features and scales them: each by its deviation, or all to one norm."""
+    centre_D = features_UD.mean(0)
+    spread_D = features_UD.std(0, correction=0)
+    flat_D = spread_D <= 1e-6 * features_UD.abs().amax(0)
+    if standardise:
+        scale_D = 1.0 / spread_D.clamp(min=1e-300)
+    else:
+        scale_D = (NORM / spread_D.norm().clamp(min=1e-300)).expand_as(spread_D)
+    return {"centre": centre_D, "scale": torch.where(flat_D, 0.0, scale_D)}
+
+
 def _start(
-    features_UD: Tensor,
-    start_K: Tensor,
-    hidden: int,
-    generator: torch.Generator,
-    scaled_by: Tensor | None,
+    inputs_UD: Tensor, start_K: Tensor, hidden: int, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """Return a head that gives the constant weights to every prompt."""
     head: dict[str, Tensor] = {}
-    if scaled_by is not None:
-        spread_D = scaled_by.std(0, correction=0)
-        flat_D = spread_D <= 1e-6 * scaled_by.abs().amax(0)
-        head["centre"] = scaled_by.mean(0)
-        head["scale"] = torch.where(flat_D, 0.0, 1.0 / spread_D.clamp(min=1e-300))
-    width = features_UD.shape[1]
+    width = inputs_UD.shape[1]
     if hidden:
-        size = _scaled(head, features_UD).square().sum(1).mean().sqrt().clamp(min=1e-12)
+        size = inputs_UD.square().sum(1).mean().sqrt().clamp(min=1e-12)
         drawn = torch.randn(hidden, width, generator=generator, dtype=torch.float64)
         head["inner"] = drawn / size
         head["inner_bias"] = torch.zeros(hidden, dtype=torch.float64)

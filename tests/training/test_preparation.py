@@ -14,6 +14,8 @@ from moalign.plugins import load
 from moalign.search.folders import RunFolder
 from moalign.search.measurements import Measurements
 from moalign.search.segments import _base_policy, prepared, run_segment
+from moalign.study.document import Document
+from moalign.study.loading import checked
 from moalign.study.study import Study
 from moalign.training.loop import Trial
 from moalign.training.preparation import preparation
@@ -74,6 +76,11 @@ def test_it_runs_once_per_recipe(
     prepared(new_study(*LEARNS, "weighting.twist=2"), run)
     prepared(new_study(*LEARNS, "seed=1"), run)
     assert len(calls) == 3
+    turned = dict(reversed(study.data["objectives"].items()))
+    data = study.data | {"objectives": turned}
+    turned = prepared(checked(Document("letters.yaml", data), study.catalogue), run)
+    assert len(calls) == 4, "what is learnt follows the order of the objectives"
+    torch.testing.assert_close(turned["chosen"], first["chosen"].flip(-1))
     assert prepared(new_study(), run) is None
 
 
@@ -107,6 +114,7 @@ def test_it_is_measured_under_its_own_weights_first(
     assert [m.condition for m in measured[:2]] == [None, {"a": 0.5, "b": 0.5}]
     assert len(measured) == 4
     assert measured[0].evaluation.values_UK != measured[1].evaluation.values_UK
+    assert new_trial(study, run)._own_condition() is None, "during training too"
 
 
 def test_resuming_is_exact(new_study: NewStudy, run: RunFolder, plugin_file: Path) -> None:

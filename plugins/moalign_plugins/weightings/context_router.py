@@ -14,6 +14,9 @@ from moalign.weightings.prompts import Encoder, Lesson, PromptWeighting, spread
 if TYPE_CHECKING:
     from torch import Tensor
 
+FIRST: Final = 4.0
+"""Where learning the sharpness starts: a margin of one root mean square decides 98 of 100."""
+
 SHARPEST: Final = 20.0
 """The sharpness that learning does not exceed: without a limit, separable preferences have none."""
 
@@ -39,6 +42,8 @@ class ContextRouter(PromptWeighting):
     The likelihood of one preference is linear in w: by itself it asks for all weight on the
     objective that speaks most for y+. What keeps weights inside is that prompts that look alike
     are decided by different objectives. An objective that ties, or that prefers y-, loses weight.
+    The fit may end in a local optimum, where an objective that is wrong for most kinds of prompts
+    has lost the one kind that it explains: look at ``learnt/NAME``, its mean weight.
 
     **encoder.** ``policy``: the mean of the base policy's last hidden states over the prompt.
     ``text``: hashed words and characters of the prompt; needs no model when the weights are used.
@@ -104,7 +109,7 @@ class ContextRouter(PromptWeighting):
         Args:
             preference: a person's weights by objective, for the blend; default equal.
             blend: share of the preference in the weights; 0 leaves it unused.
-            sharpness: beta, one for all objectives; or learned for each, from 1 on, at most 20.
+            sharpness: beta, one for all objectives; or learned for each, from 4 on, at most 20.
             floor: share of the weight that is spread equally, so that none is below floor / K.
             encoder: what a prompt is told by.
             hidden: units of a hidden layer; 0 for a linear head.
@@ -137,7 +142,7 @@ class ContextRouter(PromptWeighting):
         applies_NK = ~margins_NK.isnan()
         margins_NK = margins_NK.nan_to_num(0.0)
         learned = self.sharpness == "learned"
-        first = 1.0 if self.sharpness == "learned" else float(self.sharpness)
+        first = FIRST if self.sharpness == "learned" else float(self.sharpness)
         log_sharpness_K = torch.full((len(names),), math.log(first), dtype=torch.float64)
 
         def loss(log_weights_MK: Tensor, rows_M: Tensor) -> Tensor:

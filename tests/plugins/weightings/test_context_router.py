@@ -74,7 +74,7 @@ def test_the_unit_of_a_reward_does_not_matter():
 
 
 def test_an_objective_that_does_not_apply_is_left_out():
-    left = losses([[0.2, 0.3, 0.5]], [[NAN, 1.0, 0.0]], [[0.0, 0.0, 1.0]])
+    left = losses([[0.2, 0.3, 0.5]], [[NAN, 1.0, 0.0]], [[0.0, 0.0, 1.0]], sharpness=1.0)
     assert left == pytest.approx([-math.log(0.375 * sigmoid(1) + 0.625 * sigmoid(-1))])
 
 
@@ -114,7 +114,7 @@ def test_an_objective_that_prefers_the_rejected_loses_its_weight():
     drawn = torch.rand(60, generator=torch.Generator().manual_seed(0)).add(0.5).tolist()
     router = learnt(texts, [[v, -v, 0.0] for v in drawn], [[0.0] * 3] * 60)
     found = weights_of(router, *texts).mean(0)
-    assert found[0] > 0.8
+    assert found[0] > 0.6
     assert found[0] > found[2] > found[1]
     assert any("objective c is equal for both" in n for n in router.weigh(make_step()).notes)
 
@@ -139,16 +139,12 @@ def test_a_given_sharpness_is_kept():
 
 
 def test_prompts_beat_single_weights_on_what_each_family_wants():
-    from testbeds import FAMILY_TEXT, expected, new_study, train
+    from testbeds import expected, family_study, train
 
-    study = new_study(
-        "training.steps=40",
-        "weighting={context-router: {learning_rate: 0.05}}",
-        text=FAMILY_TEXT,
-    )
-    trial = train(study)
-    assert expected(trial, 0)["accuracy"] > 0.85
-    assert expected(trial, 1)["brevity"] > 0.85
+    weighting = "weighting={context-router: {learning_rate: 0.05}}"
+    trial = train(family_study("training.steps=40", weighting))
+    for family in ("accuracy", "brevity"):
+        assert expected(trial, family)[family] > 0.85
 
 
 def test_mistakes_are_sentences():

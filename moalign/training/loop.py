@@ -400,7 +400,9 @@ class Trial:
         return self.evaluator.evaluate(self.policy, split, self._own_condition(), self.cost)
 
     def _own_condition(self) -> Mapping[str, float] | None:
-        return None if self.study.policy.condition == "none" else self.study.preference
+        if self.study.policy.condition == "none" or self.evaluator.own_conditions is not None:
+            return None  # nothing is written, or what each prompt calls for
+        return self.study.preference
 
     # --- measuring and recording ---------------------------------------------------------------
 

@@ -105,7 +105,7 @@ class Cost:
     Attributes:
         generated: completion tokens sampled.
         forwarded: tokens (prompt and completion) passed forward outside sampling.
-        backwarded: tokens passed backward.
+        backwarded: tokens passed backward; K gradients by one pass count as (1 + K) / 2 passes.
     """
 
     generated: int = 0
@@ -303,8 +303,9 @@ class ResponseScores:
 class Step:
     """What is known at one training step: the argument of :meth:`Weighting.weigh`.
 
-    The tensors are plain data. :meth:`gram`, :meth:`prompt_features` and :meth:`evaluate` are
-    computed on demand by the host, at most once per step, and charged to the trial.
+    The tensors are plain data. :meth:`gram`, :meth:`gradient_norms_K`, :meth:`prompt_features` and
+    :meth:`evaluate` are computed on demand by the host, at most once per step, and charged to the
+    trial.
 
     Attributes:
         objectives: the K training objectives, in the order of the last axis.
@@ -332,6 +333,7 @@ class Step:
         batch: Batch,
         losses_K: Tensor | None = None,
         gram: Callable[[tuple[str, ...]], Tensor] | None = None,
+        gradient_norms: Callable[[], Tensor] | None = None,
         prompt_features: Callable[[], Tensor] | None = None,
         evaluate: Callable[[Split], Evaluation] | None = None,
     ) -> None:
@@ -345,6 +347,7 @@ class Step:
         self.batch = batch
         self.losses_K = losses_K
         self._gram = gram
+        self._gradient_norms = gradient_norms
         self._prompt_features = prompt_features
         self._evaluate = evaluate
         self._cache: dict[Any, Any] = {}
@@ -373,10 +376,11 @@ class Step:
     def gram(self, probes: tuple[str, ...] = ()) -> Tensor:
         """Return inner products of the per-objective policy gradients.
 
-        Row and column k < K belong to objective k: the gradient (ascent) of the mean over rows of
-        its advantage times the completion's summed log-probability; clip, aggregation and KL of
-        the loss are left out. Each probe adds a row and column: ``"steer"`` is the gradient
-        summed over objectives on a batch of the steer split.
+        Row and column k < K belong to objective k: minus the gradient of the optimizer's loss with
+        that objective's advantages alone, at the policy that sampled. What does not depend on
+        advantages (a divergence in the loss, entropy) is left out. Each probe adds a row and
+        column: ``"steer"`` is the gradient for the sum of all objectives' advantages on a batch of
+        the steer split. Parameters: those that ``training.gradients`` names, else all.
 
         Returns:
             float64 ``[K + len(probes), K + len(probes)]``, symmetric, positive semi-definite.
@@ -385,6 +389,20 @@ class Step:
         if key not in self._cache:
             self._cache[key] = self._need("gram", self._gram)(probes)
         value: Tensor = self._cache[key]
+        return value
+
+    def gradient_norms_K(self) -> Tensor:
+        """Return the norms of the gradients of :meth:`gram`, but of everything that is trained.
+
+        They are the roots of its diagonal unless ``training.gradients`` names a part of the
+        parameters; then ask for the norms first: both come from one pass.
+
+        Returns:
+            float64 ``[K]``.
+        """
+        if "norms" not in self._cache:
+            self._cache["norms"] = self._need("gram", self._gradient_norms)()
+        value: Tensor = self._cache["norms"]
         return value
 
     def prompt_features(self) -> Tensor:

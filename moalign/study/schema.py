@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Reference = str | dict[str, dict[str, Any] | None]
 """A component: its name, or ``{name: {option: value}}``."""
@@ -39,6 +39,24 @@ class ObjectiveSection(Section):
     """A threshold in raw units: a search constraint, and what constrained weightings keep."""
 
 
+class GradientsSection(Section):
+    """Which gradients weightings compare that look at gradients."""
+
+    layers: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None
+    """First and last transformer layer, from 0; embeddings, head and final norm are left out."""
+    only: Literal["all", "lora"] = "all"
+    """`lora`: the adapter's matrices, if more than they is trained."""
+    sketch: Annotated[int, Field(ge=1)] | None = None
+    """Project each side of a weight matrix to so many random directions: less memory, noisier."""
+
+    @field_validator("layers")
+    @classmethod
+    def _in_order(cls, layers: tuple[int, int] | None) -> tuple[int, int] | None:
+        if layers is not None and layers[0] > layers[1]:
+            raise ValueError("the first layer must not lie above the last")
+        return layers
+
+
 class TrainingSection(Section):
     """How one trial trains."""
 
@@ -70,6 +88,8 @@ class TrainingSection(Section):
     """Updates per pass over a rollout; prompts are dealt to them at random."""
     micro_tokens: Annotated[int, Field(ge=1)] = 2048
     """Most tokens, padding included, in one forward pass; raise it on a GPU."""
+    gradients: GradientsSection = GradientsSection()
+    """Which gradients weightings compare that look at gradients."""
     threads: Annotated[int, Field(ge=1)] = 1
     """Torch threads of a worker."""
 

@@ -84,6 +84,7 @@ def make_step(
     batch: Batch | None = None,
     losses_K: Tensor | None = None,
     gram: Tensor | None = None,
+    gradient_norms_K: Tensor | None = None,
     prompt_features: Tensor | None = None,
     evaluate: Callable[[Split], Evaluation] | Evaluation | None = None,
 ) -> Step:
@@ -101,6 +102,7 @@ def make_step(
         batch: default: completions of 3 tokens.
         losses_K: for weightings that need ``losses``.
         gram: [K + probes, K + probes], for weightings that need ``gram``.
+        gradient_norms_K: of everything trained, likewise; default: roots of the Gram's diagonal.
         prompt_features: [P, D], for weightings that need ``prompt_features``.
         evaluate: a measurement, or a function from a split to one, for those that need ``steer``.
     """
@@ -116,6 +118,9 @@ def make_step(
     weights_K = torch.tensor([given.get(o.name, 0.0) for o in objectives], dtype=torch.float64)
     if advantages_BTK is None:
         advantages_BTK = group_zscore(scores_PGK).flatten(0, 1)[:, None]
+    norms_K = gradient_norms_K
+    if norms_K is None and gram is not None:
+        norms_K = gram.diagonal()[:count].double().clamp(min=0.0).sqrt()
     return Step(
         objectives=objectives,
         preference_K=(weights_K / weights_K.sum()).float(),
@@ -127,6 +132,7 @@ def make_step(
         batch=make_batch(prompts, group) if batch is None else batch,
         losses_K=losses_K,
         gram=None if gram is None else lambda _probes: gram,
+        gradient_norms=None if norms_K is None else lambda: norms_K,
         prompt_features=None if prompt_features is None else lambda: prompt_features,
         evaluate=(lambda _split: evaluate) if isinstance(evaluate, Evaluation) else evaluate,
     )

@@ -329,6 +329,10 @@ def _step(
         rows_KN = gradients_KN[[*columns, *[-1] * len(probes)]]
         return rows_KN @ rows_KN.T
 
+    def gradient_norms() -> Tensor:
+        on_read("gram")
+        return gradients_KN[columns].square().sum(1).sqrt()
+
     def prompt_features() -> Tensor:
         on_read("prompt_features")
         return features_PD
@@ -353,6 +357,7 @@ def _step(
         batch=random_batch(prompts=PROMPTS, group=GROUP, seed=index),
         losses_K=losses_K[columns],
         gram=gram,
+        gradient_norms=gradient_norms,
         prompt_features=prompt_features,
         evaluate=evaluate,
     )

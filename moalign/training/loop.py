@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,13 +17,14 @@ from moalign.errors import ContractError, NonFiniteError
 from moalign.maths.combine import combine, scalarise, scalarise_tokens
 from moalign.study.study import Study
 from moalign.training import seeds
+from moalign.training.coefficients import coefficients
 from moalign.training.contracts import (
     check_advantages,
     check_prompt_weights,
     check_returned,
 )
 from moalign.training.evaluation import Evaluator
-from moalign.training.gradients import gram_of, per_objective_gradients
+from moalign.training.gradients import GradientEngine, MicroBatch, PolicyGradients
 from moalign.training.metrics import describe
 from moalign.training.notes import Notes
 from moalign.training.policy import Policy, micro_batches
@@ -102,6 +103,7 @@ class Trial:
             study, self.prompts, self.columns, self._prompt_weights if asks else None
         )
         self.parameters = [p for _, p in policy.trainable()]
+        self.engine = GradientEngine(policy, self.training.gradients)
         self.torch_optimizer = torch.optim.AdamW(
             self.parameters,
             lr=self.training.learning_rate,
@@ -128,12 +130,13 @@ class Trial:
         batch.token_rewards_BTK = scores.token_rewards_BTK
         scores_PGK = grouped(scores.scores_BK, batch)
         advantages_BTK = self._advantages(scores_PGK, batch)
-        step = self._step(batch, scores_PGK, advantages_BTK, rate)
+        gradients = self._gradients(batch, advantages_BTK)
+        step = self._step(batch, scores_PGK, advantages_BTK, rate, gradients)
         returned = self.weighting.weigh(step)
         check_returned(self.weighting, returned, step)
         metrics = describe(step, returned, [c.name for c in self.columns], everything)
-        metrics |= self._update(step, returned, rate)
-        self.notes = self._notes.new([*returned.notes, *self._notes.flat(step)])
+        metrics |= self._update(step, returned, rate, gradients)
+        self.notes = self._notes.new([*returned.notes, *gradients.notes(), *self._notes.flat(step)])
         self.index += 1
         return metrics
 
@@ -191,7 +194,14 @@ class Trial:
             conditions_PK[::2] = self.evaluator.own_conditions(prompts[::2])
         return conditions_PK
 
-    def _step(self, batch: Batch, scores_PGK: Tensor, advantages_BTK: Tensor, rate: float) -> Step:
+    def _step(
+        self,
+        batch: Batch,
+        scores_PGK: Tensor,
+        advantages_BTK: Tensor,
+        rate: float,
+        gradients: PolicyGradients,
+    ) -> Step:
         needs = self.weighting.needs
         return Step(
             objectives=self.objectives,
@@ -202,9 +212,8 @@ class Trial:
             scores_PGK=scores_PGK.cpu(),
             advantages_BTK=advantages_BTK.cpu(),
             batch=batch,
-            gram=(lambda probes: self._gram(batch, advantages_BTK, probes))
-            if "gram" in needs
-            else None,
+            gram=(lambda probes: self._gram(gradients, probes)) if "gram" in needs else None,
+            gradient_norms=gradients.norms_K if "gram" in needs else None,
             prompt_features=(lambda: self._prompt_features(batch.prompts_P))
             if "prompt_features" in needs
             else None,
@@ -249,9 +258,17 @@ class Trial:
         return (scores_PGK - mean_K) / deviation_K, deviation_K
 
     def _update(
-        self, step: Step, returned: Weights | ResponseScores, rate: float
+        self,
+        step: Step,
+        returned: Weights | ResponseScores,
+        rate: float,
+        gradients: PolicyGradients,
     ) -> dict[str, float]:
-        """Take the gradient steps of one rollout and return their mean metrics."""
+        """Take the gradient steps of one rollout and return their mean metrics.
+
+        If the batch's gradients are known, and the update is one step on the whole batch, their
+        pass serves it, too.
+        """
         batch = step.batch
         for group in self.torch_optimizer.param_groups:
             group["lr"] = rate
@@ -266,11 +283,13 @@ class Trial:
                 if changed is not None:
                     check_returned(self.weighting, changed, step)
                     advantages_BT = self._combined(step, changed)
-                metrics = self._mini_batch(batch, rows, advantages_BT, old_BT)
+                known = gradients if on_policy else None
+                metrics = self._mini_batch(batch, rows, advantages_BT, old_BT, known)
                 for name, value in metrics.items():
                     totals[name] = totals.get(name, 0.0) + value
                 updates += 1
-        return {name: value / updates for name, value in totals.items()}
+        gradients.free()
+        return {name: value / updates for name, value in totals.items()} | gradients.metrics
 
     def _mini_batches(self, batch: Batch, epoch: int) -> list[Tensor]:
         """Deal whole prompts to mini-batches at random; return the rows of each."""
@@ -284,37 +303,29 @@ class Trial:
         return [rows_PG[part].flatten() for part in order.tensor_split(count)]
 
     def _mini_batch(
-        self, batch: Batch, rows: Tensor, advantages_BT: Tensor, old_BT: Tensor | None
+        self,
+        batch: Batch,
+        rows: Tensor,
+        advantages_BT: Tensor,
+        old_BT: Tensor | None,
+        gradients: PolicyGradients | None,
     ) -> dict[str, float]:
         """Accumulate the gradients of a mini-batch over its micro-batches and take one step."""
         self.torch_optimizer.zero_grad(set_to_none=True)
-        needs_reference = "ref_logprobs" in self.optimizer.needs
-        totals: dict[str, Tensor] = {}
-        mask_BT = batch.mask_BT[rows]
-        for part in self._micro_batches(batch, rows):
-            mask = batch.mask_BT[part]
-            longest = int(mask.sum(-1).max())
-            mask = mask[:, :longest]
-            logprobs_BT = self._logprobs(batch, part, longest)
-            old = logprobs_BT.detach() if old_BT is None else old_BT[part, :longest]
-            share = Rows(
-                mask_BT=mask,
-                old_logprobs_BT=old,
-                ref_logprobs_BT=batch.ref_logprobs_BT[part, :longest] if needs_reference else None,
-                total_rows=len(rows),
-                total_tokens=int(mask_BT.sum()),
-                max_tokens=self.study.rollout.max_tokens,
-            )
-            advantages = advantages_BT[part, :longest]
-            loss, metrics = self.optimizer.loss(logprobs_BT, share, advantages)
-            loss.backward()  # type: ignore[no-untyped-call]
-            metrics = {**metrics, "loss": loss}
-            metrics["entropy"] = -(logprobs_BT.detach() * mask).sum() / share.total_tokens
-            if batch.has("ref_logprobs"):  # else it would have to be computed for this alone
-                ratio_BT = logprobs_BT.detach() - batch.ref_logprobs_BT[part, :longest]
-                metrics["kl"] = (ratio_BT * mask).sum() / share.total_rows
-            for name, value in metrics.items():
-                totals[name] = totals.get(name, torch.zeros(())) + value.detach().cpu()
+        parts = self._micro_batches(batch, rows)
+
+        def pass_back(logprobs: Iterable[Tensor]) -> dict[str, Tensor]:
+            given = zip(parts, logprobs, strict=True)
+            return self._pass_back(batch, rows, given, advantages_BT, old_BT)
+
+        leaves = None if gradients is None else gradients.leaves()
+        totals = None
+        if gradients is not None and leaves is not None:
+            totals = pass_back(leaves)
+            if not gradients.assign(leaves):
+                totals = None
+        if totals is None:
+            totals = pass_back(self._logprobs(batch, part) for part in parts)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.training.clip_norm)
         if not (torch.isfinite(norm) and torch.isfinite(totals["loss"])):
             raise NonFiniteError(
@@ -326,64 +337,120 @@ class Trial:
             "gradient_norm": float(norm)
         }
 
+    def _pass_back(
+        self,
+        batch: Batch,
+        rows: Tensor,
+        parts: Iterable[tuple[Tensor, Tensor]],
+        advantages_BT: Tensor,
+        old_BT: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """Pass the loss of a mini-batch back to log-probabilities; return its metrics.
+
+        Args:
+            batch: gives mask and reference.
+            rows: of the mini-batch.
+            parts: its micro-batches: their rows and log-probabilities [B, T], one at a time.
+            advantages_BT: of the whole batch.
+            old_BT: log-probabilities of the whole batch under the policy that sampled; None: the
+                ones that are passed back to, without gradient.
+        """
+        totals: dict[str, Tensor] = {}
+        for part, logprobs_BT in parts:
+            longest = logprobs_BT.shape[1]
+            old = logprobs_BT.detach() if old_BT is None else old_BT[part, :longest]
+            share = self._share(batch, rows, part, old)
+            loss, metrics = self.optimizer.loss(logprobs_BT, share, advantages_BT[part, :longest])
+            loss.backward()  # type: ignore[no-untyped-call]
+            metrics = {**metrics, "loss": loss}
+            known_BT, mask_BT = logprobs_BT.detach(), share.mask_BT
+            metrics["entropy"] = -(known_BT * mask_BT).sum() / share.total_tokens
+            if batch.has("ref_logprobs"):  # else it would have to be computed for this alone
+                ratio_BT = known_BT - batch.ref_logprobs_BT[part, :longest]
+                metrics["kl"] = (ratio_BT * mask_BT).sum() / share.total_rows
+            for name, value in metrics.items():
+                totals[name] = totals.get(name, torch.zeros(())) + value.detach().cpu()
+        return totals
+
+    def _share(self, batch: Batch, rows: Tensor, part: Tensor, old_BT: Tensor) -> Rows:
+        """Return a micro-batch of a mini-batch's rows as a loss sees it."""
+        longest = old_BT.shape[1]
+        needs_reference = "ref_logprobs" in self.optimizer.needs
+        return Rows(
+            mask_BT=batch.mask_BT[part, :longest],
+            old_logprobs_BT=old_BT,
+            ref_logprobs_BT=batch.ref_logprobs_BT[part, :longest] if needs_reference else None,
+            total_rows=len(rows),
+            total_tokens=int(batch.mask_BT[rows].sum()),
+            max_tokens=self.study.rollout.max_tokens,
+        )
+
     def _micro_batches(self, batch: Batch, rows: Tensor) -> list[Tensor]:
         prompt_lengths = torch.tensor([len(ids) for ids in batch.prompt_ids_P])
         lengths_B = batch.lengths_B().cpu() + prompt_lengths.repeat_interleave(batch.group)
         parts = micro_batches(lengths_B[rows].tolist(), self.training.micro_tokens)
         return [rows[torch.tensor(part)] for part in parts]
 
-    def _logprobs(self, batch: Batch, rows: Tensor, longest: int, backwards: int = 1) -> Tensor:
+    def _logprobs(self, batch: Batch, rows: Tensor, backwards: float = 1.0) -> Tensor:
         """Forward some rows with gradient, to be passed back so many times; [rows, longest]."""
-        prompt_ids = [batch.prompt_ids_P[int(b) // batch.group] for b in rows]
-        mask = batch.mask_BT[rows, :longest]
-        tokens = int(mask.sum()) + sum(map(len, prompt_ids))
-        self.cost.add(Cost(forwarded=tokens, backwarded=backwards * tokens))
+        longest = int(batch.lengths_B()[rows].max())
+        self._spend(batch, rows, forwards=1.0, backwards=backwards)
         return self.policy.logprobs(
-            prompt_ids,
+            [batch.prompt_ids_P[int(b) // batch.group] for b in rows],
             batch.ids_BT[rows, :longest],
-            mask,
+            batch.mask_BT[rows, :longest],
             temperature=self.study.rollout.temperature,
         )
 
+    def _spend(self, batch: Batch, rows: Tensor, *, forwards: float, backwards: float) -> None:
+        """Charge passes over some rows."""
+        prompts = sum(len(batch.prompt_ids_P[int(b) // batch.group]) for b in rows)
+        tokens = int(batch.mask_BT[rows].sum()) + prompts
+        self.cost.add(Cost(0, round(forwards * tokens), round(backwards * tokens)))
+
     # --- what a weighting may ask for ----------------------------------------------------------
 
-    def _gram(self, batch: Batch, advantages_BTK: Tensor, probes: tuple[str, ...]) -> Tensor:
-        gradients = [self._gradients(batch, advantages_BTK)]
+    def _gram(self, gradients: PolicyGradients, probes: tuple[str, ...]) -> Tensor:
         for probe in probes:
             if probe != "steer":
                 raise ContractError(
                     f"weighting {self.weighting.name} asks for the probe {probe!r}; there is "
                     "'steer' only"
                 )
-            steer = self.rollout("steer", self.index)
-            with unchanged(self.columns):
-                scores = score(steer, self.columns).select(self.trained)
-            steer.token_rewards_BTK = scores.token_rewards_BTK
-            steer_BTK = self._advantages(grouped(scores.scores_BK, steer), steer)
-            gradients.append(self._gradients(steer, steer_BTK.sum(-1, keepdim=True)))
-        return gram_of(torch.cat(gradients))
+        return gradients.gram(*[self._steer_gradient() for _ in probes])
 
-    def _gradients(self, batch: Batch, advantages_BTK: Tensor) -> Tensor:
-        """Return the gradient of each objective's surrogate (ascent), [K, N].
+    def _steer_gradient(self) -> PolicyGradients:
+        """Return the gradient summed over objectives on a batch of the steer split."""
+        steer = self.rollout("steer", self.index)
+        with unchanged(self.columns):
+            scores = score(steer, self.columns).select(self.trained)
+        steer.token_rewards_BTK = scores.token_rewards_BTK
+        steer_BTK = self._advantages(grouped(scores.scores_BK, steer), steer)
+        return self._gradients(steer, steer_BTK.sum(-1, keepdim=True))
 
-        On-policy and unclipped: the surrogate is the mean over rows of advantage times summed
-        log-probability, as in REINFORCE, whatever the loss averages over; terms that are no
-        objective (KL, entropy) are left out.
-        """
-        parameters = [p for _, p in self.policy.trainable()]
-        objectives = advantages_BTK.shape[-1]
+    def _gradients(self, batch: Batch, advantages_BTK: Tensor) -> PolicyGradients:
+        """Return the gradient of each column of advantages, computed when it is asked for."""
+        rows = torch.arange(batch.rows)
 
-        def one_pass(part: Tensor) -> Callable[[], Tensor]:
-            def terms() -> Tensor:
-                longest = int(batch.mask_BT[part].sum(-1).max())
-                logprobs_BT = self._logprobs(batch, part, longest, backwards=objectives)
-                weighted = advantages_BTK[part, :longest] * logprobs_BT[..., None]
-                return weighted.sum((0, 1)) / batch.rows
+        def micro_batch(part: Tensor) -> MicroBatch:
+            def objectives(logprobs_BT: Tensor) -> Tensor:
+                share = self._share(batch, rows, part, logprobs_BT)
+                columns_BTK = advantages_BTK[part, : logprobs_BT.shape[1]]
+                return coefficients(self.optimizer, logprobs_BT, share, columns_BTK)
 
-            return terms
+            return MicroBatch(
+                mask_BT=batch.mask_BT[part, : int(batch.lengths_B()[part].max())],
+                logprobs=lambda: self._logprobs(batch, part, backwards=0.0),
+                coefficients=objectives,
+                spend=lambda passes: self._spend(batch, part, forwards=0.0, backwards=passes),
+            )
 
-        parts = self._micro_batches(batch, torch.arange(batch.rows))
-        return per_objective_gradients(parameters, [one_pass(p) for p in parts], objectives)
+        def parts() -> list[MicroBatch]:
+            return [micro_batch(part) for part in self._micro_batches(batch, rows)]
+
+        # One projection per step: what is compared is projected alike.
+        sketch = self.engine.sketch(self.study.seed, self.trial, self.index)
+        return PolicyGradients(self.engine, parts, advantages_BTK.shape[-1], sketch)
 
     def _prompt_features(self, prompts: Sequence[Prompt]) -> Tensor:
         ids_P = [self.policy.prompt_ids(prompt, None) for prompt in prompts]

@@ -162,7 +162,7 @@ class Policy:
         seeds_B: Sequence[int],
     ) -> Completions:
         """Sample ``group`` completions per prompt, in the policy's precision, on its device."""
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), self.autocast():
             return rollout.generate(
                 self.model,
                 prompt_ids_P,
@@ -185,7 +185,8 @@ class Policy:
         """Return log-probabilities of completion tokens, with gradient unless it is switched off.
 
         One forward pass over all the rows; see :func:`micro_batches`. Logits exist for completion
-        tokens only, never for prompts and padding.
+        tokens only, never for prompts and padding: the output layer reads ``[N, D]``, in the order
+        of ``mask_BT.nonzero()``.
 
         Args:
             prompt_ids_B: token ids of each row's prompt, none of them empty.
@@ -302,13 +303,14 @@ class Policy:
         output_layer: torch.nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
         hook = output_layer.register_forward_pre_hook(pick)
         try:
-            with self._autocast():
+            with self.autocast():
                 logits: Tensor = model(input_ids=inputs_BL, use_cache=False).logits
         finally:
             hook.remove()
         return logits
 
-    def _autocast(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context of a forward pass in the policy's precision."""
         if self.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype)

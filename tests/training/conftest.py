@@ -139,6 +139,26 @@ class Probing(Weighting):
         return Weights(step.preference_K, metrics={"units": len(measured.units)})
 
 
+class Asking(Weighting):
+    """Asks for the Gram matrix, and norms; returns what it is told to, and keeps the step."""
+    name = "asking"
+    needs = frozenset({"gram"})
+    def __init__(self, gain: float = 1.0, returns: str = "weights", norms: str = "no"):
+        self.gain, self.returns, self.norms = gain, returns, norms
+    def weigh(self, step):
+        import torch
+        self.step = step
+        norms_K = step.gradient_norms_K() if self.norms == "first" else None
+        gram = step.gram()
+        self.seen = gram, step.gradient_norms_K() if self.norms == "last" else norms_K
+        if self.returns == "response-scores": return ResponseScores(step.scores_PGK.prod(-1))
+        k = len(step.objectives)
+        weights_K = torch.arange(1.0, k + 1) / (k * (k + 1) / 2)
+        if self.returns == "weights": return Weights(weights_K, gain=self.gain)
+        prompts = len(step.batch.prompts_P)
+        return Weights(torch.stack([weights_K.roll(p) for p in range(prompts)])[:, None])
+
+
 class Wrong(Weighting):
     """Returns what it is told to."""
     name = "wrong"
@@ -182,7 +202,7 @@ class Learns(Weighting):
     """Prepares: the mean scores of what is preferred; weighs prompts by their first feature."""
     name = "learns"
     declares = frozenset({"conditioned", "prompt-weights"})
-    needs = frozenset({"prompt_features"})
+    needs = frozenset({"pairs", "prompt_features"})
     def __init__(self, twist: float = 1.0, other: int = 0): self.twist = twist
     def recipe(self): return {"twist": self.twist}
     def prepare(self, context):
@@ -288,7 +308,8 @@ def moalign_tasks(): return [Letters]
 @hookimpl
 def moalign_rewards(): return [Share, Slow, PerToken, Running, Odd, Noisy, Padded]
 @hookimpl
-def moalign_weightings(): return [Drift, Product, Probing, Wrong, EachMiniBatch, Learns, Says]
+def moalign_weightings():
+    return [Asking, Drift, Product, Probing, Wrong, EachMiniBatch, Learns, Says]
 @hookimpl
 def moalign_optimizers(): return [Plain, TwoPasses, Explodes]
 @hookimpl

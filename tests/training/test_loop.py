@@ -16,6 +16,7 @@ from moalign.study.study import Study
 from moalign.training import checkpoint
 from moalign.training.loop import Trial
 from moalign.training.policy import Policy, choose_device_and_dtype
+from moalign.types import Rows
 
 NewStudy = Callable[..., Study]
 
@@ -129,14 +130,15 @@ def test_gram_is_the_product_of_gradients(new_study: NewStudy, runs: Path) -> No
     trial = new_trial(study, runs)
     batch = trial.rollout("train", 0)
     advantages = torch.randn(batch.rows, 1, 2, generator=torch.Generator().manual_seed(0))
-    gram = trial._gram(batch, advantages, ())
+    gram = trial._gradients(batch, advantages).gram()
     rows = []
     for k in range(2):
         logprobs = trial.policy.logprobs(
             [batch.prompt_ids_P[b // 4] for b in range(16)], batch.ids_BT, batch.mask_BT
         )
-        value = (logprobs * advantages[..., k]).sum() / batch.rows
-        grads = torch.autograd.grad(value, trial.parameters)
+        rows_B = Rows(batch.mask_BT, logprobs.detach(), None, 16, int(batch.mask_BT.sum()), 6)
+        loss, _ = trial.optimizer.loss(logprobs, rows_B, advantages[..., k])
+        grads = torch.autograd.grad(-loss, trial.parameters)
         rows.append(torch.cat([g.flatten() for g in grads]).double())
     expected = torch.stack(rows) @ torch.stack(rows).T
     assert (gram - expected).norm() / expected.norm() < 1e-4
@@ -226,8 +228,9 @@ def test_backwards_of_the_gram_are_charged(new_study: NewStudy, runs: Path) -> N
     plain.train_step()
     probing.train_step()
     tokens = plain.cost.backwarded
-    # Two objectives, two backwards; the steer probe is one backward over its own batch.
-    assert probing.cost.backwarded > 3.5 * tokens
+    # Two objectives by one pass, which serves the update, too: 1.5 backwards; the steer probe is
+    # one over its own batch.
+    assert 2.0 * tokens < probing.cost.backwarded < 3.0 * tokens
 
 
 def test_weights_may_move_with_every_mini_batch(new_study: NewStudy, runs: Path) -> None:

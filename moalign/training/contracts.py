@@ -63,16 +63,21 @@ def check_returned(weighting: Weighting, returned: Weights | ResponseScores, ste
             f"{', '.join(step.names)}"
         )
     if not torch.isfinite(values).all():
-        raise NonFiniteError(f"{who} returned weights that are not finite: {values.tolist()}")
+        raise NonFiniteError(
+            f"{who} returned weights that are not finite: {values.tolist()}, for "
+            f"{_where(~torch.isfinite(values), step)}"
+        )
     if "signed" not in weighting.declares and (values < 0).any():
         raise ContractError(
-            f"{who} returned a negative weight ({float(values.min())}) without declaring 'signed'"
+            f"{who} returned a negative weight ({float(values.min())}) without declaring "
+            f"'signed', for {_where(values < 0, step)}"
         )
     sums = values.sum(-1)
     if "unnormalised" not in weighting.declares and (sums - 1).abs().max() > 1e-4:
         raise ContractError(
-            f"{who} returned weights that sum to {float(sums.flatten()[0]):.6g}, not 1, without "
-            "declaring 'unnormalised'"
+            f"{who} returned weights that sum to "
+            f"{float(sums.flatten()[(sums - 1).abs().argmax()]):.6g}, not 1, without declaring "
+            f"'unnormalised', for {', '.join(step.names)}"
         )
     gain = torch.as_tensor(returned.gain)
     if tuple(gain.shape) not in {(), (prompts, 1)} or not torch.isfinite(gain).all():
@@ -80,6 +85,12 @@ def check_returned(weighting: Weighting, returned: Weights | ResponseScores, ste
             f"{who} returned the gain {returned.gain}; it must be a finite number or a [P, 1] = "
             f"{[prompts, 1]} tensor"
         )
+
+
+def _where(wrong: Tensor, step: Step) -> str:
+    """Return the objectives for which something is wrong somewhere."""
+    wrong_K = wrong.flatten(0, -2).any(0) if wrong.ndim > 1 else wrong
+    return ", ".join(name for name, bad in zip(step.names, wrong_K.tolist(), strict=True) if bad)
 
 
 def check_prompt_weights(

@@ -99,7 +99,12 @@ FAMILIES = World(
 )
 # With the objectives of the contract suites.
 THREE = World(
-    values={"a": [0.9, 0.2, 0.1, 0.5], "b": [0.1, 0.8, 0.3, 0.45], "c": [0.3, 0.1, 1.0, 0.55]},
+    values={
+        "a": [0.9, 0.2, 0.1, 0.5],
+        "b": [0.1, 0.8, 0.3, 0.45],
+        "c": [0.3, 0.1, 1.0, 0.55],
+        "flat": [0.5, 0.5, 0.5, 0.5],
+    },
     wanted={"one": 0, "two": 2},
 )
 Front = Literal["concave", "convex", "treasure-concave", "treasure-convex"]

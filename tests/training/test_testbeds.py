@@ -236,13 +236,3 @@ def test_all_weight_of_a_prompt_on_one_objective_trains_that_objective_bit_for_b
         k = step.names.index(prompt.fields["family"])
         assert torch.equal(combined_PG[p], advantages_PGK[p, :, k])
         assert combined_PG[p].abs().max() > 0.5
-
-
-def test_an_adapter_without_preferences_is_refused():
-    from moalign import DataError
-
-    study = testbeds.family_study(
-        "weighting=prompt-adapter", "task={arms: {world: families, pairs: false}}"
-    )
-    with pytest.raises(DataError, match="preference"):
-        testbeds.new_trial(study)

@@ -335,7 +335,7 @@ class GramAverage:
         self._seen_KK = (self.decay * self._seen_KK + 1.0).where(live_KK, self._seen_KK)
         lengths_K = (self._logs_K / self._seen_KK.diagonal().clamp(min=1.0)).exp()
         means_KK = self._cosines_KK / self._seen_KK.clamp(min=1.0)
-        return scaled(means_KK, lengths_K).where(live_KK, 0.0)
+        return scaled(_semidefinite(means_KK), lengths_K).where(live_KK, 0.0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has been seen; empty if nothing."""
@@ -384,6 +384,17 @@ def _combine(
         live = _Live(cosines_LL, norms_K[live_K], preference_L / preference_L.mean())
         coefficients_K[live_K] = rule(live) / live.norms_L
     return coefficients_K
+
+
+def _semidefinite(cosines_KK: Tensor) -> Tensor:
+    """Return the matrix without what is clearly negative in it.
+
+    Cosines of gradients that were never there together need not fit one another.
+    """
+    values_K, vectors_KK = torch.linalg.eigh(cosines_KK)
+    if values_K[0] >= -RIDGE:
+        return cosines_KK
+    return vectors_KK * values_K.clamp(min=0.0) @ vectors_KK.T
 
 
 def _cancels(cosines_LL: Tensor, parts_L: Tensor) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from moalign.components import Weighting
 from moalign.types import Weights
-from moalign.weightings.units import Ideal, IdealPoint, free_notes, in_units
+from moalign.weightings.units import Ideal, IdealPoint, beyond_notes, free_notes, in_units
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,7 +85,8 @@ class MeanWeighting(Weighting):
         value = float(self.value(regrets_K, preference_K))
         if not math.isnan(value):
             metrics["scalarised"] = value
-        return Weights(weights_K.float(), metrics=metrics, notes=self.notes(step))
+        notes = (*self.notes(step), *beyond_notes(self.name, regrets_K))
+        return Weights(weights_K.float(), metrics=metrics, notes=notes)
 
     def _observe(self, step: Step) -> Tensor:
         """Move the means by this batch and return them, [K]; NaN if never seen."""

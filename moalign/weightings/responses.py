@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from moalign.components import Weighting
 from moalign.types import ResponseScores
-from moalign.weightings.units import Ideal, IdealPoint, free_notes, in_units
+from moalign.weightings.units import Ideal, IdealPoint, beyond_notes, free_notes, in_units
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,8 @@ class ResponseWeighting(Weighting):
         regrets_PGK = self._point.regrets(units_PGK, step.objectives)
         values_PG = self.value(fill_within_groups(regrets_PGK), step.preference_K.double())
         metrics = {**self._point.metrics(), **mean_score(values_PG)}
-        return ResponseScores(values_PG.float(), metrics=metrics, notes=self.notes(step))
+        notes = (*self.notes(step), *beyond_notes(self.name, regrets_PGK))
+        return ResponseScores(values_PG.float(), metrics=metrics, notes=notes)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best scores, by objective, in units of the bounds."""

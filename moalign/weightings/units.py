@@ -92,6 +92,22 @@ def ray_notes(who: str, step: Step, ray: Ray, penalty: float) -> tuple[str, ...]
     )
 
 
+def beyond_notes(who: str, regrets: Tensor) -> tuple[str, ...]:
+    """Return a sentence if everything lies beyond the ideal, so that no regret is left.
+
+    Args:
+        who: name of the weighting.
+        regrets: [..., K]; NaN where an objective does not apply.
+    """
+    if not bool((regrets.nan_to_num(-1.0) < 0).all()) or bool(regrets.isnan().all()):
+        return ()
+    return (
+        f"weighting {who}: every objective is better than its ideal, and beyond it a larger "
+        "preference brings less of an objective; give an `ideal` (or bounds) that cannot be "
+        "reached",
+    )
+
+
 class IdealPoint:
     """What every objective could be at best, in units of its bounds."""
 

@@ -533,6 +533,18 @@ def test_the_average_skips_objectives_without_gradient():
     torch.testing.assert_close(average.update(gram), gram)
 
 
+def test_the_average_of_objectives_that_never_meet_is_one_of_gradients():
+    average = GramAverage(0.9)
+    # Cosines of a with b, a with c and b with c that no three vectors have at once.
+    for first, second, cosine in ((0, 1, 1.0), (0, 2, 1.0), (1, 2, -1.0)):
+        gram = torch.zeros(3, 3, dtype=torch.float64)
+        gram[first, first] = gram[second, second] = 1.0
+        gram[first, second] = gram[second, first] = cosine
+        average.update(gram)
+    found = average.update(torch.eye(3, dtype=torch.float64) * 1e-6)
+    assert torch.linalg.eigvalsh(found)[0] >= -1e-12 * found.trace()
+
+
 def test_the_average_resumes():
     average, fresh = GramAverage(0.9), GramAverage(0.9)
     assert average.state_dict() == {}

@@ -173,3 +173,16 @@ def test_state_goes_round(ideal):
         for step in steps[3:]:
             old, new = weighting.weigh(step), fresh.weigh(step)
             assert old.metrics == new.metrics
+
+
+def test_beyond_the_ideal_it_says_so():
+    def notes(*means, **options):
+        return Regrets(decay=0.0, **options).weigh(batch_of(*means)).notes
+
+    low = {"ideal": {"a": 0.3, "b": 0.4}}
+    assert notes(0.5, 0.3, **low) == ()
+    (sentence,) = notes(0.5, 0.5, **low)
+    assert sentence.startswith("weighting regrets: every objective is better than its ideal")
+    assert notes(NAN, NAN, **low) == ()
+    assert notes(0.5, NAN, **low) == (sentence,)
+    assert Worst(**low).weigh(batch_of(0.5, 0.5)).notes[0].startswith("weighting worst: every")

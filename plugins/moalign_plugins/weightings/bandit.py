@@ -48,15 +48,15 @@ class Bandit(Weighting):
         To spend the training where it pays at the moment: objectives that are learnt at different
         times. Beware: what is easy to raise is not what matters; watch the objectives that rest at
         the floor. Between objectives that trade off, steps that are large beside the deviation of
-        the scores make weights swing from end to end around the preference; a `rate` of 0.1 calms
-        them.
+        the scores make weights swing from end to end around the preference, and the more so the
+        higher the `rate`.
 
     Cost:
         None.
 
     Example::
 
-        weighting: {bandit: {rate: 0.5, floor: 0.1}}
+        weighting: {bandit: {rate: 0.2, floor: 0.1}}
     """
 
     name: ClassVar[str] = "bandit"
@@ -69,7 +69,7 @@ class Bandit(Weighting):
         self,
         *,
         preference: Preference | None = None,
-        rate: Annotated[float, Ge(0)] = 0.5,
+        rate: Annotated[float, Ge(0)] = 0.1,
         memory: Annotated[float, Ge(0), Le(1)] = 0.9,
         smoothing: Annotated[float, Ge(0), Lt(1)] = 0.8,
         floor: Annotated[float, Gt(0), Lt(1)] = 0.05,

@@ -72,9 +72,9 @@ class Schedule(Weighting):
 
         weighting:
           schedule:
-            start: {accuracy: 0, clarity: 1}
-            stages: [{at: 20, weights: {accuracy: 1, clarity: 1}}]
-            end: {accuracy: 3, clarity: 1}
+            start: {accuracy: 0, conciseness: 1}
+            stages: [{at: 20, weights: {accuracy: 1, conciseness: 1}}]
+            end: {accuracy: 3, conciseness: 1}
             finish: 60
             unit: steps
             shape: step

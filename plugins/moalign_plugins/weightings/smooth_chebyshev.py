@@ -49,7 +49,7 @@ class SmoothChebyshev(MeanWeighting):
 
     Example::
 
-        weighting: {smooth-chebyshev: {preference: {accuracy: 2, clarity: 1}, temperature: 0.02}}
+        weighting: {smooth-chebyshev: {preference: {accuracy: 2, conciseness: 1}}}
     """
 
     name: ClassVar[str] = "smooth-chebyshev"

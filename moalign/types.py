@@ -379,8 +379,9 @@ class Step:
         Row and column k < K belong to objective k: minus the gradient of the optimizer's loss with
         that objective's advantages alone, at the policy that sampled. What does not depend on
         advantages (a divergence in the loss, entropy) is left out. Each probe adds a row and
-        column: ``"steer"`` is the gradient for the sum of all objectives' advantages on a batch of
-        the steer split. Parameters: those that ``training.gradients`` names, else all.
+        column: ``"steer"`` is the gradient for the sum of all objectives' advantages, each times K
+        times its preference, on a batch of the steer split. Parameters: those that
+        ``training.gradients`` names, else all.
 
         Returns:
             float64 ``[K + len(probes), K + len(probes)]``, symmetric, positive semi-definite.

@@ -420,13 +420,14 @@ class Trial:
         return gradients.gram(*[self._steer_gradient() for _ in probes])
 
     def _steer_gradient(self) -> PolicyGradients:
-        """Return the gradient summed over objectives on a batch of the steer split."""
+        """Return the gradient of what is preferred on a batch of the steer split."""
         steer = self.rollout("steer", self.index)
         with unchanged(self.columns):
             scores = score(steer, self.columns).select(self.trained)
         steer.token_rewards_BTK = scores.token_rewards_BTK
         steer_BTK = self._advantages(grouped(scores.scores_BK, steer), steer)
-        return self._gradients(steer, steer_BTK.sum(-1, keepdim=True))
+        preferred_K = self.preference_K.to(steer_BTK) * len(self.preference_K)
+        return self._gradients(steer, (preferred_K * steer_BTK).sum(-1, keepdim=True))
 
     def _gradients(self, batch: Batch, advantages_BTK: Tensor) -> PolicyGradients:
         """Return the gradient of each column of advantages, computed when it is asked for."""
@@ -498,6 +499,7 @@ class Trial:
             "cost": self.cost.to_json(),
             "torch_optimizer": self.torch_optimizer.state_dict(),
             "components": {name: part.state_dict() for name, part in self._stateful().items()},
+            "notes": self._notes.state_dict(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -507,6 +509,7 @@ class Trial:
         self.torch_optimizer.load_state_dict(state["torch_optimizer"])
         for name, part in self._stateful().items():
             part.load_state_dict(state["components"][name])
+        self._notes.load_state_dict(state["notes"])
 
     def _stateful(self) -> dict[str, Stateful]:
         rewards = {f"reward/{name}": reward for name, reward in self.rewards.items()}

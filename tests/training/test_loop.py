@@ -16,6 +16,7 @@ from moalign.study.study import Study
 from moalign.training import checkpoint
 from moalign.training.loop import Trial
 from moalign.training.policy import Policy, choose_device_and_dtype
+from moalign.training.scoring import grouped, score
 from moalign.types import Rows
 
 NewStudy = Callable[..., Study]
@@ -231,6 +232,25 @@ def test_backwards_of_the_gram_are_charged(new_study: NewStudy, runs: Path) -> N
     # Two objectives by one pass, which serves the update, too: 1.5 backwards; the steer probe is
     # one over its own batch.
     assert 2.0 * tokens < probing.cost.backwarded < 3.0 * tokens
+
+
+def test_the_steer_probe_is_the_gradient_of_what_is_preferred(
+    new_study: NewStudy, runs: Path
+) -> None:
+    def norm(preference: str) -> float:
+        trial = new_trial(new_study("weighting=fixed", f"weighting.preference={preference}"), runs)
+        return float(trial._steer_gradient().norms_K())
+
+    def own(k: int) -> float:
+        trial = new_trial(new_study("weighting=fixed"), runs)
+        steer = trial.rollout("steer", 0)
+        scores = score(steer, trial.columns).scores_BK
+        advantages_BTK = trial.optimizer.advantages(grouped(scores, steer), steer)
+        return float(trial._gradients(steer, advantages_BTK[..., [k]]).norms_K())
+
+    assert norm("{a: 1, b: 0}") == pytest.approx(2 * own(0), rel=1e-5)
+    assert norm("{a: 0, b: 1}") == pytest.approx(2 * own(1), rel=1e-5)
+    assert norm("{a: 1, b: 1}") != pytest.approx(norm("{a: 1, b: 0}"), rel=1e-2)
 
 
 def test_weights_may_move_with_every_mini_batch(new_study: NewStudy, runs: Path) -> None:

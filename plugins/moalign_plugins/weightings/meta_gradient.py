@@ -27,9 +27,10 @@ class MetaGradient(Weighting):
         dU/du_k = w_k (c_k - sum_j w_j c_j)         c_k = <h, g_k> / (|h| |g_k|)
         u_k     = u_k + rate * dU/du_k              then w raised to `floor`
 
-    U is the sum of all objectives on a batch of the steer split (``probe: steer``): a batch other
-    than the one that is trained on, or noise is held for progress. ``probe: self`` takes the
-    training batch, for nothing; c_k is then the influence of `influence`, itself included.
+    U is the sum of all objectives, weighted by the preference, on a batch of the steer split
+    (``probe: steer``): a batch other than the one that is trained on, or noise is held for
+    progress. ``probe: self`` takes the training batch, for nothing; with equal preferences c_k is
+    then the influence of `influence`, itself included.
 
     ``gradients: raw`` leaves out the two norms: then `rate` is the product of the meta rate and
     the policy's learning rate, and has their unit.
@@ -47,7 +48,8 @@ class MetaGradient(Weighting):
         nothing) and the probe are ours; the entropy term, which is for imitation, is left out.
 
     When to use it:
-        When what counts is the sum of the objectives on new prompts, and some train each other.
+        When what counts is the preferred sum of the objectives on new prompts, and some train each
+        other. The preference acts through U and as the start.
 
     Cost:
         The gradients of ``step.gram()`` and, with ``probe: steer``, a rollout of the steer split
@@ -131,8 +133,9 @@ class MetaGradient(Weighting):
         if self.probe == "steer":
             gains_K, square = gram[count][:count], gram[count][count]
         else:
-            gains_K = [math.fsum(row) for row in gram]
-            square = math.fsum(gains_K)
+            preferred_K = (step.preference_K.double() * count).tolist()
+            gains_K = [_product(preferred_K, row) for row in gram]
+            square = _product(preferred_K, gains_K)
         norms_K = [math.sqrt(max(gram[k][k], 0.0)) for k in range(count)]
         length = math.sqrt(max(square, 0.0))
         live = [k for k, norm in enumerate(norms_K) if norm > 0]
@@ -157,3 +160,7 @@ class MetaGradient(Weighting):
         """Take over a state."""
         self._weights_K = list(state["weights"])
         self._steps = int(state["steps"])
+
+
+def _product(left_K: Sequence[float], right_K: Sequence[float]) -> float:
+    return math.fsum(a * b for a, b in zip(left_K, right_K, strict=True))

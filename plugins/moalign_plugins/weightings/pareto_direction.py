@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class ParetoDirection(Weighting):
     """Prefers the objectives whose gradients help held-out prompts, and worsens none for it.
 
-    With g_k the gradient of objective k, h that of the sum of all objectives on a batch of the
-    steer split, and p the preference, per step::
+    With g_k the gradient of objective k, p the preference, and h the gradient of the sum of all
+    objectives, weighted by p, on a batch of the steer split, per step::
 
         c_k = <h, g_k> / (|h| |g_k|)
         q_k = p_k exp(sharpness c_k) / sum_j p_j exp(sharpness c_j)      the dynamic preference

@@ -112,6 +112,15 @@ def test_self_is_the_direction_of_influence():
     assert found == pytest.approx(expected.tolist())
 
 
+def test_the_utility_of_self_is_the_preferred_one():
+    g_KN = drawn(2, 5)
+    weighting = MetaGradient(probe="self", gradients="raw")
+    found = slopes(weighting.weigh(step_of(g_KN, preference={"a": 3, "b": 1})))
+    h = 1.5 * g_KN[0] + 0.5 * g_KN[1]
+    scalar = float(h @ (g_KN[0] - g_KN[1]))
+    assert found == pytest.approx([0.75 * 0.25 * scalar, -0.75 * 0.25 * scalar], rel=1e-5)
+
+
 def test_it_asks_for_what_it_uses():
     assert MetaGradient().needs == {"gram", "steer"}
     assert MetaGradient(probe="self").needs == {"gram"}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 from moalign.types import Step
 
@@ -24,6 +24,15 @@ class Notes:
         fresh = tuple(s for s in dict.fromkeys(sentences) if s not in self._said)
         self._said |= set(fresh)
         return fresh
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has been said, and since when each objective has given no advantage."""
+        return {"said": sorted(self._said), "flat": dict(self._flat)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state."""
+        self._said = set(state["said"])
+        self._flat = {name: int(count) for name, count in state["flat"].items()}
 
     def flat(self, step: Step) -> list[str]:
         """Return a sentence for each objective that has given no advantage for :data:`FLAT` steps.

@@ -57,7 +57,7 @@ def watched(study):
 def steps(trial, until):
     found = []
     while trial.index < until:
-        found.append(trial.train_step())
+        found.append((trial.train_step(), trial.notes))
     return found
 
 

@@ -394,7 +394,8 @@ def _semidefinite(cosines_KK: Tensor) -> Tensor:
     values_K, vectors_KK = torch.linalg.eigh(cosines_KK)
     if values_K[0] >= -RIDGE:
         return cosines_KK
-    return vectors_KK * values_K.clamp(min=0.0) @ vectors_KK.T
+    clamped_KK: Tensor = vectors_KK * values_K.clamp(min=0.0) @ vectors_KK.T
+    return clamped_KK
 
 
 def _cancels(cosines_LL: Tensor, parts_L: Tensor) -> bool:

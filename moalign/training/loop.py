@@ -500,7 +500,6 @@ class Trial:
             "torch_optimizer": self.torch_optimizer.state_dict(),
             "components": {name: part.state_dict() for name, part in self._stateful().items()},
             "notes": self._notes.state_dict(),
-            "notes": self._notes.state_dict(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -510,8 +509,8 @@ class Trial:
         self.torch_optimizer.load_state_dict(state["torch_optimizer"])
         for name, part in self._stateful().items():
             part.load_state_dict(state["components"][name])
-        self._notes.load_state_dict(state["notes"])
-        self._notes.load_state_dict(state["notes"])
+        if "notes" in state:  # checkpoints of earlier versions have none
+            self._notes.load_state_dict(state["notes"])
 
     def _stateful(self) -> dict[str, Stateful]:
         rewards = {f"reward/{name}": reward for name, reward in self.rewards.items()}

@@ -42,7 +42,8 @@ class Chebyshev(MeanWeighting):
 
     When to use it:
         To aim at one point of the front, on its concave parts too, where every linear weighting
-        ends at a neighbour. `smooth-chebyshev` does it without jumps.
+        ends at a neighbour. `smooth-chebyshev` does it without jumps. Means lag behind by some ten
+        steps: a policy that learns faster overshoots, and a lower `decay` holds it.
 
     Cost:
         None.

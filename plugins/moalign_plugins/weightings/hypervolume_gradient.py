@@ -81,7 +81,7 @@ class HypervolumeGradient(Weighting):
         smoothing: Annotated[float, Ge(0), Lt(1)] = 0.5,
         reference: Reference = "nadir",
         margin: Annotated[float, Ge(0)] = 0.1,
-        standard_errors: Annotated[float, Ge(0)] = 1.0,
+        standard_errors: Annotated[float, Ge(0)] = 2.0,
     ) -> None:
         """Take the options.
 

@@ -36,7 +36,8 @@ class Maxmin(MeanWeighting):
         Its mixture of reward models, which finds the groups, is no part of this.
 
     When to use it:
-        Where objectives are people or groups, and nobody should be left behind.
+        Where objectives are people or groups, and nobody should be left behind. Means lag behind by
+        some ten steps: a policy that learns faster overshoots, and a lower `decay` holds it.
 
     Cost:
         None.

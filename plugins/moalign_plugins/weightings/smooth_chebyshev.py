@@ -42,7 +42,8 @@ class SmoothChebyshev(MeanWeighting):
 
     When to use it:
         To aim at one point of the front, on its concave parts too, without the jumps of
-        `chebyshev`.
+        `chebyshev`. Means lag behind by some ten steps: a policy that learns faster overshoots, and
+        a lower `decay` holds it.
 
     Cost:
         None.

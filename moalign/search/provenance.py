@@ -8,14 +8,18 @@ import platform
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 import moalign
-from moalign.errors import RecordError
+from moalign.errors import MoalignError, RecordError
 from moalign.search import events
 from moalign.search.archive import Run
+from moalign.study.document import Document
+from moalign.study.loading import checked
 from moalign.study.study import Study
 
 _DISTRIBUTIONS = ("torch", "transformers", "tokenizers", "numpy", "optuna", "botorch")
@@ -46,8 +50,8 @@ def check_same(run: Run, study: Study) -> None:
     """
     first, name = run.opened[0], run.folder.name
     fork = "give the new study a run of its own with --run NAME, or put the old one back"
-    if first.fingerprint != study.fingerprint():
-        changes = "\n  ".join(study.difference(first.study))
+    if first.fingerprint != study.fingerprint() and (different := _different(first.study, study)):
+        changes = "\n  ".join(different)
         then = first.versions.get("moalign")
         upgraded = "" if then == moalign.__version__ else f" (with moalign {then})"
         raise RecordError(
@@ -60,6 +64,18 @@ def check_same(run: Run, study: Study) -> None:
             f"run {name} was begun with the plugin files {', '.join(first.plugins) or '(none)'}; "
             f"given now: {', '.join(now) or '(none)'}, of other contents; {fork}"
         )
+
+
+def _different(begun_with: Mapping[str, Any], study: Study) -> list[str]:
+    """Return what a study changes about the one that a run was begun with.
+
+    A key that is newer than the run counts as its default there: what the run did without it.
+    """
+    try:
+        begun_with = checked(Document("study.yaml", dict(begun_with)), study.catalogue).data
+    except MoalignError:
+        pass  # not a study of this version: the keys themselves are told
+    return study.difference(begun_with)
 
 
 def versions(study: Study) -> dict[str, str]:

@@ -159,6 +159,19 @@ def test_a_changed_study_is_refused_and_the_difference_shown(tmp_path: Path):
     assert quick_run(tmp_path / "other", "training.steps=8").outcome == "finished"
 
 
+def test_a_run_from_before_a_key_goes_on_with_its_default(tmp_path: Path):
+    quick_run(tmp_path / "mine", trials=2)
+    file = RunFolder(tmp_path / "mine").events
+    first, *rest = file.read_text().splitlines()
+    opened = json.loads(first)
+    del opened["study"]["training"]["gradients"]
+    opened["fingerprint"] = "of an earlier version"
+    file.write_text("\n".join([json.dumps(opened), *rest]) + "\n")
+    with pytest.raises(RecordError, match=r"training\.gradients\.sketch: None -> 8$"):
+        quick_run(tmp_path / "mine", "training.gradients.sketch=8")
+    assert quick_run(tmp_path / "mine", trials=3).outcome == "finished"
+
+
 def test_executor_trackers_report_and_trials_may_change(tmp_path: Path):
     quick_run(tmp_path / "mine", trials=2)
     overrides = ("report.resamples=100", "trackers=[notes]", "executor=processes")

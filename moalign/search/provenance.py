@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -71,10 +72,8 @@ def _different(begun_with: Mapping[str, Any], study: Study) -> list[str]:
 
     A key that is newer than the run counts as its default there: what the run did without it.
     """
-    try:
+    with contextlib.suppress(MoalignError):  # if it is none of this version, its keys are told
         begun_with = checked(Document("study.yaml", dict(begun_with)), study.catalogue).data
-    except MoalignError:
-        pass  # not a study of this version: the keys themselves are told
     return study.difference(begun_with)
 
 

@@ -17,9 +17,9 @@ from torch.nn.functional import embedding
 
 from moalign.training import seeds
 
-# Gradients of single rows that are held at a time: what a core's cache nearly holds on a CPU,
-# enough to keep a GPU busy.
-ROW_BYTES: Final = {"cpu": 2**21, "other": 2**27}
+# Gradients of single rows that are held at a time: measured best on a CPU, where more leaves its
+# caches; enough to keep a GPU busy.
+ROW_BYTES: Final = {"cpu": 2**22, "other": 2**27}
 # Measured on a CPU: writing and reading the gradient of a row costs as much as its product over
 # so many positions.
 ROW_OVERHEAD: Final = 20
@@ -92,6 +92,7 @@ class GradientSums:
         self.sketch = sketch
         self._names = names
         self._sums: dict[Parameter, Tensor] = {}
+        self._rows: Tensor | None = None
 
     def covers(self, parameters: Collection[Parameter]) -> bool:
         """Return True if the gradients of all these parameters are kept."""
@@ -118,12 +119,21 @@ class GradientSums:
         # The gradient of each row once, then K weighted sums of them: the product over positions,
         # which is most of the work, is not repeated per objective.
         limit = ROW_BYTES["cpu" if left_BSl.device.type == "cpu" else "other"]
-        step = max(1, limit // (rows * right * left_BSl.element_size()))
-        left_BlS = left_BSl.transpose(1, 2)
+        step = min(left, max(1, limit // (rows * right * left_BSl.element_size())))
+        room = self._room(rows * step * right, left_BSl)
+        left_BlS, sum_Kx = left_BSl.transpose(1, 2), sum_Klr.view(self.objectives, -1)
         for start in range(0, left, step):
             stop = min(start + step, left)
-            rows_Bx = torch.bmm(left_BlS[:, start:stop], right_BSr).flatten(1).float()
-            sum_Klr[:, start:stop] += (a_KB @ rows_Bx).view(-1, stop - start, right)
+            rows_Blr = room[: rows * (stop - start) * right].view(rows, -1, right)
+            torch.bmm(left_BlS[:, start:stop], right_BSr, out=rows_Blr)
+            sum_Kx[:, start * right : stop * right].addmm_(a_KB, rows_Blr.flatten(1).float())
+
+    def _room(self, size: int, like: Tensor) -> Tensor:
+        """Return memory for the gradients of rows: the same again, as fresh pages are slow."""
+        room = self._rows
+        if room is None or len(room) < size or room.dtype != like.dtype:
+            room = self._rows = torch.empty(size, dtype=like.dtype, device=like.device)
+        return room
 
     @staticmethod
     def _add_scaled(sum_Klr: Tensor, left_BSl: Tensor, right_BSr: Tensor, a_KB: Tensor) -> None:

@@ -113,6 +113,7 @@ class World:
             batch=make_batch(prompts, group),
             losses_K=self.losses_K.clone(),
             gram=gram,
+            gradient_norms=lambda: rows_KN.double().norm(dim=1),
             prompt_features=self.features_PD.clone,
             evaluate=evaluate,
         )

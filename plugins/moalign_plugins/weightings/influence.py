@@ -29,15 +29,16 @@ class Influence(Weighting):
     The weights start at the preference and are used on the batch they were computed from. Before
     the sum each gradient is divided by max(max_norm, its norm), so that |I_i| <= K whatever the
     scale of the rewards; a small ``max_norm`` makes I a sum of cosines, null leaves the gradients
-    as they are. With ``accumulate: A`` the mean of I over A steps is applied every A-th step.
+    as they are. With ``accumulate: A`` the mean of I over A steps is applied every A-th step. The
+    norm is that of the whole gradient, also if ``training.gradients.layers`` compares some layers.
 
     ``lr`` is the step's learning rate and ``lr_peak`` the highest so far: under a decaying schedule
     that is the initial one, and the weights come to rest as the policy does; during a warm-up it is
     the current one.
 
-    Gradients are those of ``step.gram()``: means over rows of advantage times summed
-    log-probability. Below ``max_norm`` their scale counts; above it only their angles do, and with
-    two objectives both above it I_1 = I_2 = 1 + cos, so that the weights rest: use null, or a
+    Gradients are those of ``step.gram()``: of the optimizer's own loss, with one objective's
+    advantages. Below ``max_norm`` their scale counts; above it only their angles do, and with two
+    objectives both above it I_1 = I_2 = 1 + cos, so that the weights rest: use null, or a
     ``max_norm`` above their norms, to tell two objectives apart.
 
     There is no force back to the preference: with constant I the weights end on the objective with
@@ -46,19 +47,21 @@ class Influence(Weighting):
     Source:
         "Learning to Optimize Multi-Objective Alignment Through Dynamic Reward Weighting", arXiv
         2509.11452, section 5, algorithm 2, equation 3, where rate = eta / mu: 0.1 (mu = 1e-5) or
-        0.01. Differs from the authors' code: the norm is that of the gradient given to
-        ``step.gram()``, not of the full model, and the result is divided by max_norm squared; KL
-        and entropy terms are in no g_k, there they are in every one; the schedule is relative to
-        the peak, so that ``rate`` does not depend on the unit of the learning rate; a floor of 1e-8
+        0.01. Differs from the authors' code: the result is divided by max_norm squared; KL and
+        entropy terms are in no g_k, there they are in every one; the schedule is relative to the
+        peak, so that ``rate`` does not depend on the unit of the learning rate; a floor of 1e-8
         keeps a weight from being lost for good. The authors combine rewards before normalising
-        them: ``training.combine: rewards``.
+        them: ``training.combine: rewards``; and compare layers 10 to 25 of a model of 36:
+        ``training.gradients.layers``.
 
     When to use it:
         One run, and an idea of where to start but not of the proportions. On-policy: the
         gradients are those of the sampling policy.
 
     Cost:
-        One backward pass per objective and step, and memory for K gradients.
+        The gradients of ``step.gram()``: with K objectives (K - 1) / 2 backward passes per step on
+        top of the update's, as long as that is a sum of them (``combine: advantages``), else a
+        forward and (K + 1) / 2 backward passes; and memory for K gradients.
 
     Example::
 
@@ -119,7 +122,9 @@ class Influence(Weighting):
             self._weights_K = raise_to_floor(step.preference_K.double().tolist(), self.floor)
             self._sum_K = [0.0] * len(self._weights_K)
         self._peak = max(self._peak, step.learning_rate)
-        influence_K = self._influence(finite_gram(step).tolist())
+        # Before the matrix: where it is of some layers only, one pass then gives both.
+        norms_K = None if self.max_norm is None else step.gradient_norms_K().tolist()
+        influence_K = self._influence(finite_gram(step).tolist(), norms_K)
         self._sum_K = [total + i for total, i in zip(self._sum_K, influence_K, strict=True)]
         self._summed += 1
         if self._summed == self.accumulate:
@@ -127,10 +132,11 @@ class Influence(Weighting):
         metrics = {f"influence/{n}": i for n, i in zip(step.names, influence_K, strict=True)}
         return Weights(torch.tensor(self._weights_K, dtype=torch.float32), metrics=metrics)
 
-    def _influence(self, gram: list[list[float]]) -> list[float]:
-        norms_K = [math.sqrt(row[k]) for k, row in enumerate(gram)]
-        limit = self.max_norm
-        scale_K = [1.0 if limit is None else 1.0 / max(limit, norm) for norm in norms_K]
+    def _influence(self, gram: list[list[float]], norms_K: list[float] | None) -> list[float]:
+        if self.max_norm is None or norms_K is None:
+            scale_K = [1.0] * len(gram)
+        else:
+            scale_K = [1.0 / max(self.max_norm, norm) for norm in norms_K]
         return [
             sum(
                 scale_K[i] * scale_K[j] * product

@@ -136,6 +136,16 @@ def test_clipping_bounds_the_influence_and_small_norms_are_cosines():
     assert raw == pytest.approx({"influence/a": 21.0, "influence/b": 37.0})
 
 
+def test_it_clips_by_the_norms_of_the_whole_gradients():
+    gram = gram_of((0.3, 0.0), (0.4, 0.3))
+    norms_K = torch.tensor([2.0, 5.0], dtype=torch.float64)
+    found = Influence().weigh(step_of(gram, gradient_norms_K=norms_K)).metrics
+    assert found["influence/a"] == pytest.approx(0.09 / 4 + 0.12 / 10)
+    assert found["influence/b"] == pytest.approx(0.25 / 25 + 0.12 / 10)
+    unclipped = Influence(max_norm=None).weigh(step_of(gram, gradient_norms_K=norms_K)).metrics
+    assert unclipped["influence/a"] == pytest.approx(0.09 + 0.12)
+
+
 def test_self_term_can_be_left_out():
     gram = gram_of((3.0, 0.0), (4.0, 3.0))
     found = Influence(max_norm=None, self_term="exclude").weigh(step_of(gram))

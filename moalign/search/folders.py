@@ -9,6 +9,7 @@
         study.yaml                  the fully resolved study
         events.jsonl  lock          the record; written by the driver only
         base/artifact.json          which artifact the base policy is
+        base/<weighting>-*.json     which artifact a weighting has prepared
         base/step-00000/            the base policy's measurements
         trials/0003/step-00040/     a checkpoint
           validation.json           measurements; always kept (test.json beside it at the end)
@@ -60,6 +61,10 @@ class RunFolder:
     def base_artifact(self) -> Path:
         """The file that names the artifact of the base policy."""
         return self.path / "base" / "artifact.json"
+
+    def prepared_artifact(self, asked: str) -> Path:
+        """Return the file that names the artifact that was prepared for what was asked."""
+        return self.path / "base" / f"{asked}.json"
 
     def trial(self, trial: int) -> Path:
         """Return the folder of a trial, or of the base policy."""

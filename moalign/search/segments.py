@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+import moalign
 from moalign import plugins
 from moalign.components import LoadedPolicy
 from moalign.errors import DataError, PluginError, RecordError, StudyError, nearest
@@ -230,8 +231,7 @@ def base_folder(study: Study, run: RunFolder) -> Path:
     if remembered.get("asked") == asked:
         return run.artifacts / str(remembered["artifact"])
     recipe = study.policy.recipe(study.task, study.seed, _names(study))
-    text = json.dumps({"policy": study.policy.name, **recipe}, sort_keys=True)
-    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    name = _digest({"policy": study.policy.name, **recipe})
     if not remembered and run.path.is_dir():
         run.base_artifact.parent.mkdir(exist_ok=True)
         write_atomically(run.base_artifact, json.dumps({"asked": asked, "artifact": name}))
@@ -303,12 +303,16 @@ def check_data(study: Study) -> None:
 
 
 def prepared_folder(study: Study, run: RunFolder) -> Path | None:
-    """Return where what the weighting prepares is cached; None if it prepares nothing."""
+    """Return where what the weighting prepares is cached; None if it prepares nothing.
+
+    A run remembers the name, as it does that of the base policy: a recipe names the preferences
+    themselves and the code that scores them, and neither may be there later.
+    """
     weighting = study.new_weighting()
     options = weighting.recipe()
     if options is None:
         return None
-    recipe = {
+    asked = {
         "weighting": weighting.name,
         "options": dict(options),
         "base": base_folder(study, run).name,
@@ -318,8 +322,28 @@ def prepared_folder(study: Study, run: RunFolder) -> Path | None:
         "rollout": study.data["rollout"],
         "seed": study.seed,
     }
-    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-    return run.artifacts / f"{weighting.name}-{digest}"
+    memory = run.prepared_artifact(f"{weighting.name}-{_digest(asked)}")
+    try:
+        return run.artifacts / str(json.loads(memory.read_text(encoding="utf-8"))["artifact"])
+    except (OSError, ValueError, KeyError):  # none yet
+        pass
+    recipe = {
+        **asked,
+        "pairs": [
+            (pair.prompt.text, repr(dict(pair.prompt.fields)), pair.chosen, pair.rejected)
+            for pair in study.task.pairs(study.seed)
+        ],
+        "code": [moalign.__version__, *sorted(file.sha256 for file in study.catalogue.files)],
+    }
+    name = f"{weighting.name}-{_digest(recipe)}"
+    if run.path.is_dir():
+        memory.parent.mkdir(exist_ok=True)
+        write_atomically(memory, json.dumps({"artifact": name}))
+    return run.artifacts / name
+
+
+def _digest(recipe: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def prepared(study: Study, run: RunFolder, progress: Progress = _silent) -> dict[str, Any] | None:
@@ -373,8 +397,7 @@ def calibration(study: Study, run: RunFolder) -> tuple[Tensor, Tensor] | None:
         "rollout": study.data["rollout"],
         "seed": study.seed,
     }
-    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-    folder = run.artifacts / f"calibration-{digest}"
+    folder = run.artifacts / f"calibration-{_digest(recipe)}"
     if not folder.is_dir():
         policy = _base_policy(study, run, {})
         rewards, sections = study.new_rewards(), study.section.objectives

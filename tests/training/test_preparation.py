@@ -13,7 +13,7 @@ from moalign import ContractError, SegmentTask, Start
 from moalign.plugins import load
 from moalign.search.folders import RunFolder
 from moalign.search.measurements import Measurements
-from moalign.search.segments import _base_policy, prepared, run_segment
+from moalign.search.segments import _base_policy, prepared, prepared_folder, run_segment
 from moalign.study.document import Document
 from moalign.study.loading import checked
 from moalign.study.study import Study
@@ -82,6 +82,26 @@ def test_it_runs_once_per_recipe(
     assert len(calls) == 4, "what is learnt follows the order of the objectives"
     torch.testing.assert_close(turned["chosen"], first["chosen"].flip(-1))
     assert prepared(new_study(), run) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [('"aa", "b"', '"aa", "c"'), ("t.count(self.letter)", "2 * t.count(self.letter)")],
+    ids=["preferences", "reward"],
+)
+def test_other_preferences_or_code_are_prepared_anew(
+    new_study: NewStudy, run: RunFolder, plugin_file: Path, tmp_path: Path, change: tuple[str, str]
+) -> None:
+    study = new_study(*LEARNS)
+    before = prepared_folder(study, run)
+    changed = tmp_path / "letters.py"
+    changed.write_text(plugin_file.read_text().replace(*change))
+    edited = checked(Document("letters.yaml", study.data), load([changed]))
+    assert edited.data == study.data
+    assert prepared_folder(edited, RunFolder(tmp_path / "other")) != before
+    assert prepared_folder(edited, run) == before, "a run finds what it was begun with"
+    again = RunFolder(tmp_path / "again")
+    assert prepared_folder(study, again) == before, "runs share what is prepared alike"
 
 
 def test_a_trial_weighs_each_prompt_by_what_was_prepared(

@@ -273,6 +273,8 @@ class Trial:
         for group in self.torch_optimizer.param_groups:
             group["lr"] = rate
         on_policy = self.optimizer.epochs == 1 and self.training.minibatches == 1
+        if not on_policy:
+            gradients.free()  # they are of the whole batch, and of the policy that sampled it
         old_BT = None if on_policy and not batch.has("logprobs") else batch.logprobs_BT
         advantages_BT = self._combined(step, returned)
         totals: dict[str, float] = {}
@@ -325,6 +327,8 @@ class Trial:
             if not gradients.assign(leaves):
                 totals = None
         if totals is None:
+            if gradients is not None:
+                gradients.free()  # room for the pass
             totals = pass_back(self._logprobs(batch, part) for part in parts)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.training.clip_norm)
         if not (torch.isfinite(norm) and torch.isfinite(totals["loss"])):
@@ -391,10 +395,11 @@ class Trial:
         parts = micro_batches(lengths_B[rows].tolist(), self.training.micro_tokens)
         return [rows[torch.tensor(part)] for part in parts]
 
-    def _logprobs(self, batch: Batch, rows: Tensor, backwards: float = 1.0) -> Tensor:
+    def _logprobs(self, batch: Batch, rows: Tensor, backwards: int = 1) -> Tensor:
         """Forward some rows with gradient, to be passed back so many times; [rows, longest]."""
         longest = int(batch.lengths_B()[rows].max())
-        self._spend(batch, rows, forwards=1.0, backwards=backwards)
+        tokens = self._tokens(batch, rows)
+        self.cost.add(Cost(forwarded=tokens, backwarded=backwards * tokens))
         return self.policy.logprobs(
             [batch.prompt_ids_P[int(b) // batch.group] for b in rows],
             batch.ids_BT[rows, :longest],
@@ -402,11 +407,11 @@ class Trial:
             temperature=self.study.rollout.temperature,
         )
 
-    def _spend(self, batch: Batch, rows: Tensor, *, forwards: float, backwards: float) -> None:
-        """Charge passes over some rows."""
+    @staticmethod
+    def _tokens(batch: Batch, rows: Tensor) -> int:
+        """Return how many tokens a pass over some rows is charged for."""
         prompts = sum(len(batch.prompt_ids_P[int(b) // batch.group]) for b in rows)
-        tokens = int(batch.mask_BT[rows].sum()) + prompts
-        self.cost.add(Cost(0, round(forwards * tokens), round(backwards * tokens)))
+        return int(batch.mask_BT[rows].sum()) + prompts
 
     # --- what a weighting may ask for ----------------------------------------------------------
 
@@ -432,6 +437,14 @@ class Trial:
     def _gradients(self, batch: Batch, advantages_BTK: Tensor) -> PolicyGradients:
         """Return the gradient of each column of advantages, computed when it is asked for."""
         rows = torch.arange(batch.rows)
+        owed = 0.0  # half a pass over an odd number of tokens: rounded once, not per micro-batch
+
+        def spend(part: Tensor, passes: float) -> None:
+            nonlocal owed
+            owed += passes * self._tokens(batch, part)
+            whole = int(owed)
+            owed -= whole
+            self.cost.add(Cost(backwarded=whole))
 
         def micro_batch(part: Tensor) -> MicroBatch:
             def objectives(logprobs_BT: Tensor) -> Tensor:
@@ -441,9 +454,9 @@ class Trial:
 
             return MicroBatch(
                 mask_BT=batch.mask_BT[part, : int(batch.lengths_B()[part].max())],
-                logprobs=lambda: self._logprobs(batch, part, backwards=0.0),
+                logprobs=lambda: self._logprobs(batch, part, backwards=0),
                 coefficients=objectives,
-                spend=lambda passes: self._spend(batch, part, forwards=0.0, backwards=passes),
+                spend=lambda passes: spend(part, passes),
             )
 
         def parts() -> list[MicroBatch]:

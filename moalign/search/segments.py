@@ -403,7 +403,8 @@ def calibration(study: Study, run: RunFolder) -> tuple[Tensor, Tensor] | None:
         rewards, sections = study.new_rewards(), study.section.objectives
         columns = [Column(n, rewards[n], sections[n].output) for n in _names(study)]
         evaluator = Evaluator(study, split_prompts(study.task, ("steer",)), columns)
-        condition = study.conditions[0]
+        # Not under weights per prompt: what is measured belongs to no weighting.
+        condition = next(filter(None, study.conditions), None)
         _, scores_PSK, _ = evaluator.sampled_scores(policy, "steer", condition, Cost())
         mean_K, deviation_K = mean_and_deviation(scores_PSK.flatten(0, 1))
         for name, mean, deviation in zip(_names(study), mean_K, deviation_K, strict=True):

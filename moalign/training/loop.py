@@ -469,7 +469,7 @@ class Trial:
     def _prompt_features(self, prompts: Sequence[Prompt]) -> Tensor:
         ids_P = [self.policy.prompt_ids(prompt, None) for prompt in prompts]
         self.cost.forwarded += sum(map(len, ids_P))
-        return self.policy.prompt_features(ids_P).cpu()
+        return self.policy.prompt_features(ids_P, micro_tokens=self.training.micro_tokens).cpu()
 
     def _prompt_weights(self, prompts: Sequence[Prompt]) -> Tensor:
         """Return the weights that prompts call for, [P, K], held to their contract."""

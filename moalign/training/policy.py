@@ -244,19 +244,33 @@ class Policy:
         return packed.unpack(hidden_BLD.flatten(0, 1).index_select(0, packed.sources_N))
 
     @torch.no_grad()
-    def prompt_features(self, prompt_ids_P: Sequence[Sequence[int]]) -> Tensor:
+    def prompt_features(
+        self, prompt_ids_P: Sequence[Sequence[int]], *, micro_tokens: int | None = None
+    ) -> Tensor:
         """Return the mean over each prompt of the base policy's last hidden states.
 
         The base policy's: they do not drift while the policy is trained.
+
+        Args:
+            prompt_ids_P: token ids of each prompt.
+            micro_tokens: most tokens, padding included, in one forward pass; None: no limit.
 
         Returns:
             ``[P, D]`` float32.
         """
         lengths = [len(ids) for ids in prompt_ids_P]
-        inputs_PL = _right_padded(prompt_ids_P, max(lengths), self.pad_id).to(self.device)
+        limit = len(lengths) * max(lengths) if micro_tokens is None else micro_tokens
+        found: dict[int, Tensor] = {}
         with self._as_reference() as model:
-            hidden_PLD = self._hidden(model, inputs_PL)
-        return torch.stack([row[:n].mean(0) for row, n in zip(hidden_PLD, lengths, strict=True)])
+            for part in micro_batches(lengths, limit):
+                rows = [prompt_ids_P[p] for p in part]
+                inputs_PL = _right_padded(rows, lengths[part[0]], self.pad_id).to(self.device)
+                hidden_PLD = self._hidden(model, inputs_PL)
+                found |= {
+                    p: hidden_LD[: lengths[p]].mean(0)
+                    for p, hidden_LD in zip(part, hidden_PLD, strict=True)
+                }
+        return torch.stack([found[p] for p in range(len(lengths))])
 
     def _logprobs(
         self,

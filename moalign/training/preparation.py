@@ -15,7 +15,7 @@ from moalign.training.splits import split_prompts
 from moalign.types import Cost, Preparation, Prompt
 
 CHUNK = 256
-"""Completions scored, or prompts read, at a time."""
+"""Completions scored at a time."""
 
 
 def preparation(
@@ -30,6 +30,7 @@ def preparation(
     """
     rewards, sections = study.new_rewards(), study.section.objectives
     names = [o.name for o in study.train_objectives]
+    micro_tokens = study.section.training.micro_tokens
     columns = [Column(name, rewards[name], sections[name].output) for name in names]
 
     def scores(prompts: Sequence[Prompt], completions: Sequence[str]) -> Tensor:
@@ -42,7 +43,7 @@ def preparation(
                 study.task,
                 prompts[part],
                 completions[part],
-                micro_tokens=study.section.training.micro_tokens,
+                micro_tokens=micro_tokens,
                 cost=Cost(),
             )
             found.append(score(batch, columns).scores_BK.cpu())
@@ -50,8 +51,7 @@ def preparation(
 
     def features(prompts: Sequence[Prompt]) -> Tensor:
         ids_P = [policy.prompt_ids(prompt, None) for prompt in prompts]
-        parts = [ids_P[start : start + CHUNK] for start in range(0, len(ids_P), CHUNK)]
-        return torch.cat([policy.prompt_features(part).cpu() for part in parts])
+        return policy.prompt_features(ids_P, micro_tokens=micro_tokens).cpu()
 
     return Preparation(
         objectives=study.train_objectives,

@@ -195,7 +195,12 @@ def test_hidden_states_are_what_the_output_layer_reads() -> None:
 
 def test_prompt_features_are_means_of_hidden_states() -> None:
     model = tiny()
-    found = policy(tiny(seed=1), reference=lambda: loaded(model)).prompt_features(PROMPTS_B)
+    one = policy(tiny(seed=1), reference=lambda: loaded(model))
+    found = one.prompt_features(PROMPTS_B)
+    passes: list[int] = []
+    model.register_forward_hook(lambda _, __, ___: passes.append(1))
+    torch.testing.assert_close(one.prompt_features(PROMPTS_B, micro_tokens=1), found)
+    assert len(passes) == len(PROMPTS_B), "each pass within the limit"
     assert found.shape == (4, 32)
     assert found.dtype == torch.float32
     for prompt, features in zip(PROMPTS_B, found, strict=True):

@@ -13,7 +13,13 @@ from moalign import ContractError, SegmentTask, Start
 from moalign.plugins import load
 from moalign.search.folders import RunFolder
 from moalign.search.measurements import Measurements
-from moalign.search.segments import _base_policy, prepared, prepared_folder, run_segment
+from moalign.search.segments import (
+    _base_policy,
+    calibration,
+    prepared,
+    prepared_folder,
+    run_segment,
+)
 from moalign.study.document import Document
 from moalign.study.loading import checked
 from moalign.study.study import Study
@@ -151,6 +157,18 @@ def test_resuming_is_exact(new_study: NewStudy, run: RunFolder, plugin_file: Pat
             {},
         )
     assert whole == parts
+
+
+def test_calibration_does_not_depend_on_the_weighting(
+    new_study: NewStudy, run: RunFolder, tmp_path: Path
+) -> None:
+    given = (CONDITIONED, "search.space={}", "training.combine=rewards")
+    given = (*given, "training.scale=calibrated")
+    mine = calibration(new_study(*given, "weighting=learns"), run)
+    for folder in run.artifacts.glob("calibration-*"):
+        folder.rename(tmp_path / "away")
+    others = calibration(new_study(*given), run)
+    torch.testing.assert_close(mine, others, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

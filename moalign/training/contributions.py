@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import torch
@@ -117,7 +118,6 @@ class Recorder:
             precision: the context that the model's forward pass runs in.
         """
         self._model = model
-        self._wanted = names
         self._precision = precision
         self._packed = set(output_layer.modules())
         self._owners = {
@@ -164,10 +164,10 @@ class Recorder:
 
     def _spread(self, _: Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Give every row ids of its own where one set serves all: positions, usually."""
-        ids, rows = args[0], self._shape[0]
-        if self._replaying or len(ids) != 1 or rows == 1:
+        rows = self._shape[0]
+        if self._replaying or not args or len(args[0]) != 1 or rows == 1:
             return None
-        return (ids.expand(rows, *ids.shape[1:]), *args[1:])
+        return (args[0].expand(rows, *args[0].shape[1:]), *args[1:])
 
     def _leave(
         self, module: Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -326,7 +326,7 @@ def _rule(module: Module) -> _Rule | None:
     """Return the rule for a module, by the function that it runs; None: there is none."""
     if "forward" in vars(module):
         return None
-    return _RULES.get(type(module).forward)
+    return _rules().get(type(module).forward)
 
 
 def _linear(given: _Given, a_KB: Tensor, sums: GradientSums) -> bool:
@@ -377,6 +377,7 @@ def _layer_norm(given: _Given, a_KB: Tensor, sums: GradientSums) -> bool:
     return True
 
 
+@cache
 def _rules() -> Mapping[Any, _Rule]:
     from transformers.pytorch_utils import Conv1D
 
@@ -386,6 +387,3 @@ def _rules() -> Mapping[Any, _Rule]:
         nn.Embedding.forward: _embedding,
         nn.LayerNorm.forward: _layer_norm,
     }
-
-
-_RULES: Final = _rules()

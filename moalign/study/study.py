@@ -206,6 +206,7 @@ class Study:
             for part in path[:-1]:
                 node = node[part]
             node.pop(path[-1], None)
+        data["objectives"] = list(data["objectives"].items())  # states and prompts follow the order
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
     def difference(self, other: Mapping[str, Any]) -> list[str]:
@@ -214,11 +215,15 @@ class Study:
         ignored = tuple(".".join(path) for path in _OUTSIDE_RESULTS)
         keys = [k for k in {**theirs, **mine} if not k.startswith(ignored)]
         absent = "absent"
-        return [
+        changed = [
             f"{key}: {theirs.get(key, absent)} -> {mine.get(key, absent)}"
             for key in keys
             if theirs.get(key, absent) != mine.get(key, absent)
         ]
+        before, now = list(other.get("objectives", ())), list(self.data["objectives"])
+        if before != now and sorted(before) == sorted(now):
+            changed.append(f"order of objectives: {', '.join(before)} -> {', '.join(now)}")
+        return changed
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

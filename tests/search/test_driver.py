@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -157,6 +158,17 @@ def test_a_changed_study_is_refused_and_the_difference_shown(tmp_path: Path):
     )
     assert archive(read(RunFolder(tmp_path / "mine"))) == before
     assert quick_run(tmp_path / "other", "training.steps=8").outcome == "finished"
+
+
+def test_another_order_of_objectives_is_another_study(tmp_path: Path):
+    """What has one number per objective, in their order, is read back as it was written."""
+    quick_run(tmp_path / "mine", trials=1)
+    first, second, rest = re.split(r"(?m)^  (?=b:|length:)", quick.TEXT)
+    head, first = first.split("objectives:\n")
+    text = f"{head}objectives:\n  {second}{first}  {rest}"
+    study = quick.load(text, "s.yaml", quick.quick_catalogue())
+    with pytest.raises(RecordError, match=r"order of objectives: a, b, length -> b, a, length$"):
+        quick_run(tmp_path / "mine", study=study)
 
 
 def test_a_run_from_before_a_key_goes_on_with_its_default(tmp_path: Path):

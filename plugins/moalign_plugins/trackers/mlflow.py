@@ -46,6 +46,7 @@ _ROWS: Final = 20  # points of the front in the description
 _RUN: Final = "moalign.run"  # tag: which run of moalign, the same after a resume
 _PART: Final = "moalign.part"  # tag: "study", "base", or a trial's number
 _NOTE: Final = "mlflow.note.content"
+_BETWEEN_NOTES: Final = " | "
 _VIEW: Final = "mlflow.sharedViewState."  # tag of an experiment: a saved view of the UI
 _KIND: Final = {"mlflow.experimentKind": "custom_model_development"}  # else the UI asks
 
@@ -402,10 +403,10 @@ class _Store:
     def step_ended(self, event: StepEvent) -> None:
         """Write a step's metrics, and what it has to say as the tag ``notes``."""
         run = self._child(event.trial, event.time)
-        said = self.tags[run].get("notes", "")
+        said = list(filter(None, self.tags[run].get("notes", "").split(_BETWEEN_NOTES)))
         new = [note for note in event.notes if note not in said]
         if new:
-            self._tag(run, {"notes": " | ".join([*filter(None, [said]), *new])})
+            self._tag(run, {"notes": _BETWEEN_NOTES.join([*said, *new])})
         for name, value in event.metrics.items():
             key = name if "/" in name else f"training/{name}"
             self._metric(run, key, value, event.step, event.time)

@@ -390,6 +390,17 @@ def test_a_trial_says_how_it_ended_and_why(tracker, run) -> None:
     assert runs["1"].data.tags["reason"] == "the loss is not finite"
 
 
+def test_what_a_trial_has_to_say_is_a_tag_each_sentence_once(tracker, run) -> None:
+    start(tracker, run)
+    begin(tracker, 0)
+    said = [("b is flat",), (), ("a is flat: so b is flat", "b is flat"), ("a is flat",)]
+    for number, notes in enumerate(said, start=1):
+        tracker.moalign_step_ended(event=StepEvent(0, number, OPENED + number, {"x": 1.0}, notes))
+    tracker.close()
+    expected = "b is flat | a is flat: so b is flat | a is flat"
+    assert beside(run).runs["0"].data.tags["notes"] == expected
+
+
 def test_the_hypervolume_goes_on_over_trials_that_leave_the_front_as_it_is(tracker, run) -> None:
     start(tracker, run)
     for trial in range(3):

@@ -26,6 +26,7 @@ Names = Mapping[Parameter, str]
 # than rounding, far less than a contribution that was missed.
 _DIFFERENCE: Final = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 _NEGLIGIBLE: Final = 1e-2  # a parameter's share of the norm below which it is held to that share
+_OVERWRITTEN: Final = "modified by an inplace operation"  # so torch says it, on the way back
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,10 @@ class GradientEngine:
                 recorder.backward(logprobs_BT.sum(), a_KB, one_pass)
         except CannotAttributeError as error:
             return str(error)
+        except RuntimeError as error:
+            if _OVERWRITTEN not in str(error):
+                raise
+            return "the model overwrites what a module has read"
         weights_K = torch.tensor([1.0, 2.0])
         plain = GradientSums(names, 1, sketch)
         logprobs_BT = policy.logprobs(prompts_B, ids_BT, mask_BT)

@@ -156,6 +156,27 @@ class InPlace(nn.Module):
         return out
 
 
+class Overwriting(nn.Module):
+    """Changes what another module has read: no matter to a sum, whose gradient needs no input."""
+
+    class Shift(nn.Module):
+        def __init__(self, size: int) -> None:
+            super().__init__()
+            self.weight = Parameter(torch.randn(size))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.weight
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.inner = self.Shift(size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = 1.0 * x
+        out: Tensor = self.inner(x)
+        return out + x.mul_(0.5)
+
+
 class Mixing(nn.Module):
     """Lets rows see one another."""
 
@@ -428,6 +449,7 @@ def test_coefficients_per_token_take_plain_passes() -> None:
     ("module", "reason"),
     [
         (First(Pair(32)), "Pair returns more than a tensor"),
+        (Overwriting(32), "overwrites what a module has read"),
         (InPlace(32), "changes a module's output in place"),
         (Mixing(32), "one pass does not give the gradient of model"),
         (Borrowing(32), "one pass does not give the gradient of model.norm.1.inner.weight"),

@@ -114,7 +114,10 @@ def sample(
 def _own_weights(
     study: Study, prefer: str | None, weights: str | None
 ) -> Mapping[str, float] | None:
-    """Return a person's own weights, normalised; ``--weights`` goes before ``--prefer``."""
+    """Return a person's own weights, normalised; ``--weights`` goes before ``--prefer``.
+
+    A preference is over the front; of it the objectives that are trained on can be written.
+    """
     from moalign.study.study import complete_preference
 
     if weights is not None and study.policy.condition == "none":
@@ -125,8 +128,10 @@ def _own_weights(
     if study.policy.condition == "none" or (weights is None and prefer is None):
         return None
     names = [o.name for o in study.train_objectives]
-    given = pairs("--weights", weights) if weights is not None else pairs("--prefer", prefer or "")
-    return complete_preference(given, names)
+    if weights is not None:
+        return complete_preference(pairs("--weights", weights), names)
+    given = {n: w for n, w in pairs("--prefer", prefer or "").items() if n in names}
+    return complete_preference(given, names) if any(given.values()) else None
 
 
 def _condition(

@@ -10,12 +10,15 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+from moalign import plugins
 from moalign.cli import command_line
 from moalign.cli.runs import removable
+from moalign.cli.sample import _own_weights
 from moalign.errors import RecordError
 from moalign.reporting.adapter import load_adapter
 from moalign.search.folders import RunFolder
 from moalign.search.record import read
+from moalign.study.loading import load
 from moalign.types import Prompt
 
 pytestmark = pytest.mark.timeout(300)  # the first test makes three runs
@@ -83,6 +86,19 @@ def test_a_persons_own_weights_go_before_and_may_be_blended(world: World) -> Non
     assert weights_in(half) == pytest.approx(expected, abs=0.01)
     nothing = world(*asked, "--point", "t00", "--weights", "b=1", "--blend", 0)
     assert weights_in(nothing) == called
+
+
+@pytest.mark.parametrize(
+    ("prefer", "written"),
+    [("a=1,c=1", {"a": 1.0, "b": 0.0}), ("c=1", None), ("a=0,c=1", None)],
+)
+def test_of_a_preference_what_is_trained_on_is_written(
+    prefer: str, written: dict[str, float] | None
+) -> None:
+    on_the_front = "  c: {reward: {letter-share: {letter: c}}, use: [front]}\nrollout:"
+    text = letters.STUDY.replace("rollout:", on_the_front)
+    study = load(text, "letters.yaml", plugins.load([letters.FILE]))
+    assert _own_weights(study, prefer, None) == written
 
 
 def test_a_point_with_weights_keeps_them(world: World) -> None:

@@ -140,6 +140,11 @@ def test_every_weighting_says_what_its_preference_means() -> None:
         assert rows[cls.name].startswith("none") != has, cls.name
 
 
+def test_every_weighting_has_its_place_in_the_guide() -> None:
+    named = re.findall(r"`([\w-]+)`", section(ROOT / "docs" / "study.md", "## Which weighting?"))
+    assert {entry.cls.name for entry in OWN if entry.cls.kind == "weighting"} <= set(named)
+
+
 @pytest.mark.parametrize("name", bundled.names())
 def test_every_bundled_study_says_what_it_asks_and_how_to_run_it(name: str) -> None:
     readme = ROOT / "studies" / name / "README.md"
@@ -191,9 +196,10 @@ SAMPLE = {
     "objectives": {
         "accuracy": {"reward": "exact-answer"},
         "conciseness": {"reward": {"brevity": {"limit": 60, "unit": "characters"}}},
+        "clarity": {"reward": "steps-shown"},
     },
 }
-"""What a piece of a study is put into."""
+"""What a piece of a study is put into: the objectives of the bundled `arithmetic`."""
 
 
 def whole(text: str) -> Study:

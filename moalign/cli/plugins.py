@@ -144,8 +144,8 @@ def _plain(value: Any) -> str:
 
 
 def _described(cls: type[Component]) -> dict[str, str]:
-    """Return what the ``Args:`` section of a constructor says about each argument."""
-    text = inspect.getdoc(vars(cls).get("__init__")) or ""
+    """Return what the ``Args:`` section of a constructor, own or inherited, says of arguments."""
+    text = inspect.getdoc(cls.__init__) or ""
     _, _, arguments = text.partition("Args:\n")
     found: dict[str, str] = {}
     name = ""

@@ -232,7 +232,8 @@ def _check_searchable(where: str, study: Study, parts: tuple[str, ...], given: A
         what = ", ".join(preferences or searchable) or "nothing"
         raise StudyError(
             f"{where}: weighting {weighting.name} has no preference called "
-            f"{'.'.join(parts[1:])!r} that a simplex could search; of it one can search: {what}"
+            f"{'.'.join(parts[1:])!r} that a simplex could search; of it one can search: {what} "
+            "(--set 'search.space={}' would search nothing)"
         )
     if given == "simplex" and path not in preferences:
         raise StudyError(f"{where}: only a preference is searched on the simplex")

@@ -115,7 +115,8 @@ def _validate(doc: Document) -> StudySection:
             message = f"this key is missing ({_meaning(first['loc'])})"
         else:
             found = json.dumps(value) if not isinstance(value, dict) else "a mapping"
-            message = f"found {found}; {first['msg'][0].lower()}{first['msg'][1:]}"
+            reason = first["msg"].removeprefix("Value error, ")
+            message = f"found {found}; {reason[0].lower()}{reason[1:]}"
         raise StudyError(f"{where}: {message}") from None
 
 

@@ -75,6 +75,9 @@ def assign(data: Mapping[str, Any], path: Path, value: Any, catalogue: Catalogue
             name, options = split_reference(here.kind, below if below is not None else "")
             node[part] = {name: options}
             node, kind = options, catalogue.find(here.kind, name)
+            if path[depth + 1] == name and name not in (o.name for o in options_of(kind)):
+                shorter = ".".join(path[: depth + 1] + path[depth + 2 :])
+                raise StudyError(f"a path skips the names of components: write {shorter}")
             continue
         kind = None
         if below is None:

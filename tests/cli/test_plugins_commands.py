@@ -173,6 +173,13 @@ def test_show_tells_what_a_reward_needs() -> None:
     assert re.search(r"^limit: int > 0; must be given$", page, re.M)
 
 
+def test_show_explains_the_options_of_an_inherited_constructor() -> None:
+    page = moalign("plugins", "show", "upgrad").stdout
+    assert re.search(
+        r"^smoothing: .*\n    decay of the moving average of the Gram matrix", page, re.M
+    )
+
+
 def test_show_tells_kinds_apart(louder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.py"
     text = PLUGIN.replace("Weighting", "Reward").replace("weightings", "rewards")
@@ -297,7 +304,7 @@ def test_check_runs_the_contract(louder: Path) -> None:
     lines = result.stdout.splitlines()
     assert lines[0] == "weighting louder (volume=2)"
     assert lines[1] == "  ok    returns_weights"
-    assert lines[-1] == "all 9 properties hold"
+    assert lines[-1] == "all 10 properties hold"
 
 
 def test_check_says_what_is_wrong(louder: Path) -> None:
@@ -309,7 +316,7 @@ def test_check_says_what_is_wrong(louder: Path) -> None:
         "        weights must sum to 1 unless `declares` contains 'unnormalised'; "
         "found sums [2] with ordinary scores\n"
     ) in result.stdout
-    assert result.stdout.splitlines()[-1] == "2 of 9 properties do not hold"
+    assert result.stdout.splitlines()[-1] == "2 of 10 properties do not hold"
 
 
 def test_check_wants_examples_where_options_have_no_default(louder: Path) -> None:

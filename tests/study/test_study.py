@@ -204,7 +204,7 @@ MISTAKES = [
         "weighting: flat",
         "weighting: {bare: {primary: first}}",
         "has no preference called 'preference' that a simplex could search; of it one can search: "
-        "weighting.primary",
+        "weighting.primary (--set 'search.space={}' would search nothing)",
     ),
     ("reward: one}", "reward: free}", "needs `bounds: [lo, hi]`"),
     ("reward: one}", "reward: one, bounds: [1, 0]}", "the lower bound must be below the upper"),
@@ -259,6 +259,11 @@ def test_mistakes(loaded: Load, text: str, old: str, new: str, message: str) -> 
         ("training.stesp=3", "did you mean 'steps'"),
         ("training..steps=3", "is no path"),
         ("study.x=3", "leads through 'study'"),
+        ("weighting.flat.rate=1", "a path skips the names of components: write weighting.rate"),
+        (
+            "training.gradients.layers=[3, 1]",
+            "found [3, 1]; the first layer must not lie above the last",
+        ),
         ("trainig.steps=3", "--set trainig.steps=3: no such key; did you mean 'training'"),
         ("weighting.rate=-1", "--set weighting.rate=-1: weighting flat: option 'rate'"),
         ("objectives.fist.at_least=1", "no objective is called 'fist'; did you mean 'first'"),

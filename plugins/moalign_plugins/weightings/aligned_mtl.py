@@ -42,7 +42,7 @@ class AlignedMTL(GramWeighting):
 
     Example::
 
-        weighting: {aligned-mtl: {preference: {accuracy: 3, conciseness: 1}}}
+        weighting: {aligned-mtl: {preference: {accuracy: 3, conciseness: 1, clarity: 1}}}
     """
 
     name: ClassVar[str] = "aligned-mtl"

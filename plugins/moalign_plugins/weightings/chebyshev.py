@@ -50,7 +50,7 @@ class Chebyshev(MeanWeighting):
 
     Example::
 
-        weighting: {chebyshev: {preference: {accuracy: 2, conciseness: 1}}}
+        weighting: {chebyshev: {preference: {accuracy: 2, conciseness: 1, clarity: 1}}}
     """
 
     name: ClassVar[str] = "chebyshev"

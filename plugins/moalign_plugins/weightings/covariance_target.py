@@ -72,7 +72,9 @@ class CovarianceTarget(Weighting):
 
     Example::
 
-        weighting: {covariance-target: {target: {accuracy: 0.3, conciseness: 0.1}}}
+        weighting:
+          covariance-target:
+            target: {accuracy: 0.3, conciseness: 0.1, clarity: 0.1}
     """
 
     name: ClassVar[str] = "covariance-target"

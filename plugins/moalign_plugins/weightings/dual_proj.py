@@ -39,7 +39,7 @@ class DualProj(GramWeighting):
 
     Example::
 
-        weighting: {dual-proj: {preference: {accuracy: 3, conciseness: 1}}}
+        weighting: {dual-proj: {preference: {accuracy: 3, conciseness: 1, clarity: 1}}}
     """
 
     name: ClassVar[str] = "dual-proj"

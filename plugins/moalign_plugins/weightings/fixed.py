@@ -34,7 +34,7 @@ class Fixed(Weighting):
 
     Example::
 
-        weighting: {fixed: {preference: {accuracy: 3, conciseness: 1}}}
+        weighting: {fixed: {preference: {accuracy: 3, conciseness: 1, clarity: 1}}}
     """
 
     name: ClassVar[str] = "fixed"

@@ -77,7 +77,10 @@ class Hypervolume(Weighting):
 
     Example::
 
-        weighting: {hypervolume: {every: 5, reference: {accuracy: 0.5, conciseness: 0.2}}}
+        weighting:
+          hypervolume:
+            every: 5
+            reference: {accuracy: 0.5, conciseness: 0.2, clarity: 0.2}
     """
 
     name: ClassVar[str] = "hypervolume"

@@ -43,7 +43,7 @@ class NashMTL(GramWeighting):
 
     Example::
 
-        weighting: {nash-mtl: {preference: {accuracy: 3, conciseness: 1}}}
+        weighting: {nash-mtl: {preference: {accuracy: 3, conciseness: 1, clarity: 1}}}
     """
 
     name: ClassVar[str] = "nash-mtl"

@@ -57,7 +57,7 @@ class Pbi(MeanWeighting):
 
     Example::
 
-        weighting: {pbi: {preference: {accuracy: 2, conciseness: 1}, penalty: 2.0}}
+        weighting: {pbi: {preference: {accuracy: 2, conciseness: 1, clarity: 1}, penalty: 2.0}}
     """
 
     name: ClassVar[str] = "pbi"

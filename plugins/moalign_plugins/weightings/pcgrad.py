@@ -51,7 +51,7 @@ class PCGrad(GramWeighting):
 
     Example::
 
-        weighting: {pcgrad: {preference: {accuracy: 3, conciseness: 1}}}
+        weighting: {pcgrad: {preference: {accuracy: 3, conciseness: 1, clarity: 1}}}
     """
 
     name: ClassVar[str] = "pcgrad"

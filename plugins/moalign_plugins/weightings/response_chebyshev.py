@@ -51,7 +51,7 @@ class ResponseChebyshev(ResponseWeighting):
 
     Example::
 
-        weighting: {response-chebyshev: {preference: {accuracy: 2, conciseness: 1}}}
+        weighting: {response-chebyshev: {preference: {accuracy: 2, conciseness: 1, clarity: 1}}}
     """
 
     name: ClassVar[str] = "response-chebyshev"

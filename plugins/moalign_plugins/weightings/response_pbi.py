@@ -57,7 +57,10 @@ class ResponsePbi(ResponseWeighting):
 
     Example::
 
-        weighting: {response-pbi: {preference: {accuracy: 2, conciseness: 1}, penalty: 2.0}}
+        weighting:
+          response-pbi:
+            preference: {accuracy: 2, conciseness: 1, clarity: 1}
+            penalty: 2.0
     """
 
     name: ClassVar[str] = "response-pbi"

@@ -63,8 +63,8 @@ class Schedule(Weighting):
 
         weighting:
           schedule:
-            start: {accuracy: 1, conciseness: 0}
-            end: {accuracy: 1, conciseness: 1}
+            start: {accuracy: 1, conciseness: 0, clarity: 0}
+            end: {accuracy: 1, conciseness: 1, clarity: 1}
             begin: 0.25
             shape: cosine
 
@@ -72,9 +72,9 @@ class Schedule(Weighting):
 
         weighting:
           schedule:
-            start: {accuracy: 0, conciseness: 1}
-            stages: [{at: 20, weights: {accuracy: 1, conciseness: 1}}]
-            end: {accuracy: 3, conciseness: 1}
+            start: {accuracy: 0, conciseness: 1, clarity: 1}
+            stages: [{at: 20, weights: {accuracy: 1, conciseness: 1, clarity: 1}}]
+            end: {accuracy: 3, conciseness: 1, clarity: 1}
             finish: 60
             unit: steps
             shape: step

@@ -50,7 +50,7 @@ class SmoothChebyshev(MeanWeighting):
 
     Example::
 
-        weighting: {smooth-chebyshev: {preference: {accuracy: 2, conciseness: 1}}}
+        weighting: {smooth-chebyshev: {preference: {accuracy: 2, conciseness: 1, clarity: 1}}}
     """
 
     name: ClassVar[str] = "smooth-chebyshev"

@@ -40,7 +40,7 @@ class UPGrad(GramWeighting):
 
     Example::
 
-        weighting: {upgrad: {preference: {accuracy: 3, conciseness: 1}}}
+        weighting: {upgrad: {preference: {accuracy: 3, conciseness: 1, clarity: 1}}}
     """
 
     name: ClassVar[str] = "upgrad"

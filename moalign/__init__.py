@@ -69,6 +69,8 @@ from moalign.types import (
     WorkerEvent,
 )
 from moalign.weightings.gram import GramWeighting
+from moalign.weightings.means import MeanWeighting
+from moalign.weightings.responses import ResponseWeighting
 
 __version__ = "0.1.0"
 
@@ -90,6 +92,7 @@ __all__ = [
     "History",
     "IntRange",
     "LoadedPolicy",
+    "MeanWeighting",
     "MoalignError",
     "NonFiniteError",
     "Objective",
@@ -106,6 +109,7 @@ __all__ = [
     "Proposal",
     "RecordError",
     "ResponseScores",
+    "ResponseWeighting",
     "Reward",
     "Rollout",
     "Rows",

@@ -9,7 +9,7 @@ from typing import Final
 from benchmarks.weightings import cells
 from benchmarks.weightings.budget import tokens
 from benchmarks.weightings.cells import Done, Failed
-from benchmarks.weightings.plan import BASE, CENTRE, FIXED, MEASURED, Cell, Plan
+from benchmarks.weightings.plan import BASE, CENTRE, FIXED, Cell, Plan
 from benchmarks.weightings.progress import View
 from benchmarks.weightings.train import Job
 from moalign.components import Executor, SegmentFunction
@@ -80,7 +80,7 @@ class Desk:
             number=ground.trial(cell),
             steps=0 if cell.entry == BASE else ground.steps,
             budget=self.budget(cell),
-            every=MEASURED,
+            every=ground.every,
             key=self.key(cell),
             file=str(self.file(cell)),
         )

@@ -21,6 +21,9 @@ class Plan:
     """What is still to do.
 
     Attributes:
+        weighting: its name.
+        optimizer: its name.
+        steering: the weighting samples on the steer split as well, how much nobody can say before.
         trials: in all.
         ended: how many of them have ended.
         steps: training steps to take, at most.
@@ -34,6 +37,9 @@ class Plan:
         working: bytes of the live trials' checkpoints, or None.
     """
 
+    weighting: str
+    optimizer: str
+    steering: bool
     trials: int
     ended: int
     steps: int
@@ -48,12 +54,15 @@ class Plan:
     def lines(self) -> list[str]:
         """Return the plan for people."""
         to_go = f"{self.trials} in all, {self.ended} done; at most {self.steps} steps to go"
+        more = f", {self.weighting}'s own on the steer split come on top" if self.steering else ""
         lines = [
+            f"method  weighting {self.weighting}, optimizer {self.optimizer}",
             f"trials  {to_go} and {self.measurements} measurements on validation",
-            f"tokens  at most {_count(self.sampled)} sampled; each is read and learnt from as well",
+            f"tokens  at most {_count(self.sampled)} sampled{more}; each is read and learnt from "
+            "as well",
         ]
         if self.cost is not None:
-            lines[1] = (
+            lines[2] = (
                 f"tokens  about {_count(self.cost.generated)} sampled, "
                 f"{_count(self.cost.forwarded)} forward and {_count(self.cost.backwarded)} "
                 "backward, at what a step has taken so far"
@@ -102,7 +111,11 @@ def make_plan(study: Study, folder: RunFolder, run: Run | None, trials: int, wor
         cost = Cost(*(round(count * steps / taken) for count in tokens.to_json().values()))
         seconds = per_step * steps / workers
     size = _policy_bytes(study, folder)
+    weighting = study.new_weighting()
     return Plan(
+        weighting=weighting.name,
+        optimizer=study.new_optimizer().name,
+        steering="steer" in weighting.needs,
         trials=max(trials, len(made)),
         ended=len(made) - len(live),
         steps=steps,

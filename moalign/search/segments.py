@@ -148,7 +148,7 @@ def _trial(task: SegmentTask, run: RunFolder, study: Study, cache: dict[str, Any
         trial.load_reward_states(checkpoint.load_state(folder / "policy", _REWARDS))
         if task.since < task.until:
             state = checkpoint.load_state(folder / "training", _STATE)
-            trial.load_state(checkpoint.state_on(trial.policy.device, state))
+            _take_over(trial, checkpoint.state_on(trial.policy.device, state), folder)
         else:
             trial.index = task.since
             trial.cost = Measurements.read(
@@ -157,6 +157,21 @@ def _trial(task: SegmentTask, run: RunFolder, study: Study, cache: dict[str, Any
     if task.since < task.until:  # else it may lack what is needed to train on
         cache.setdefault("trials", {})[str(task.run), task.trial] = trial
     return trial
+
+
+def _take_over(trial: Trial, state: dict[str, Any], folder: Path) -> None:
+    """Load a trial's state; one that components cannot read counts as damaged.
+
+    Raises:
+        RecordError: it was written by an earlier version of a component.
+    """
+    try:
+        trial.load_state(state)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecordError(
+            f"checkpoint {folder}: its state is not what this version of moalign and its plugins "
+            f"keep ({type(error).__name__}: {error})"
+        ) from error
 
 
 def begun(task: SegmentTask, run: RunFolder, study: Study, cache: dict[str, Any]) -> Trial:

@@ -27,6 +27,7 @@ def test_before_anything_ran_there_are_bounds_and_no_time(tmp_path: Path):
     assert made.sampled == (36 * 128 + 19 * 512) * 8
     assert (made.cost, made.seconds, made.point, made.working) == (None, None, None, None)
     assert made.lines() == [
+        "method  weighting quick, optimizer quick",
         "trials  6 in all, 0 done; at most 36 steps to go and 19 measurements on validation",
         "tokens  at most 115 thousand sampled; each is read and learnt from as well",
         "disk    unknown until the base policy is built, because nothing else tells its size",
@@ -43,7 +44,7 @@ def test_disk_is_known_once_the_base_policy_is_built(tmp_path: Path):
     (base / "tokenizer.json").write_bytes(b"x" * 77)
     made = make_plan(quick_study(), RunFolder(tmp_path / "mine"), None, trials=6, workers=2)
     assert (made.point, made.working) == (2000, 6000)
-    assert made.lines()[2] == (
+    assert made.lines()[3] == (
         "disk    about 6 kB of checkpoints on the way, and 2 kB for each point of the front in "
         "the end"
     )
@@ -60,8 +61,8 @@ def test_what_ran_says_what_the_rest_will_take(tmp_path: Path):
     assert (made.ended, made.steps, made.measurements) == (2, 24, 12)
     assert made.cost == Cost(generated=252)  # 63 for 6 steps
     assert made.seconds == pytest.approx(24 * 1.5 / 2)  # 9 seconds for 6 steps, two at a time
-    assert made.lines()[1].startswith("tokens  about 252 sampled, 0 forward and 0 backward")
-    assert made.lines()[3].startswith("time    about 18 seconds with 2 at a time")
+    assert made.lines()[2].startswith("tokens  about 252 sampled, 0 forward and 0 backward")
+    assert made.lines()[4].startswith("time    about 18 seconds with 2 at a time")
 
 
 def test_a_trial_on_its_way_counts_from_its_checkpoint(tmp_path: Path, monkeypatch):
@@ -90,3 +91,12 @@ def test_counts(number: float, text: str):
 )
 def test_durations(seconds: float, text: str):
     assert plan._duration(seconds) == text
+
+
+def test_what_a_weighting_samples_for_itself_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    study = quick_study()
+    monkeypatch.setattr(type(study.new_weighting()), "needs", frozenset({"steer"}))
+    made = make_plan(study, RunFolder(tmp_path / "mine"), None, trials=6, workers=2)
+    assert ", quick's own on the steer split come on top; each is" in made.lines()[2]

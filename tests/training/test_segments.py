@@ -245,7 +245,7 @@ def test_a_field_that_prompts_lack_is_told(
         check_data(study)
 
 
-@pytest.mark.parametrize("damage", ["gone", "training", "policy"])
+@pytest.mark.parametrize("damage", ["gone", "training", "older", "policy"])
 def test_a_checkpoint_that_is_damaged_is_made_again(
     new_study: NewStudy, run: RunFolder, plugin_file: Path, damage: str
 ) -> None:
@@ -259,6 +259,11 @@ def test_a_checkpoint_that_is_damaged_is_made_again(
         shutil.rmtree(run.checkpoint(0, 2))
     elif damage == "training":
         (run.training(0, 2) / "trial.safetensors").write_bytes(b"half")
+    elif damage == "older":  # the state of a weighting as another version kept it
+        file = run.training(0, 2) / "trial.json"
+        state = json.loads(file.read_text())
+        state["components"]["weighting"] = {"last": 1}
+        file.write_text(json.dumps(state))
     else:
         (run.policy(0, 2) / "policy.safetensors").unlink()
     run_segment(replace(task, since=2), lambda event: None, {})

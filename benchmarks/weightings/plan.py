@@ -392,7 +392,7 @@ class Mode:
 
 MODES: Final[Mapping[str, Mode]] = {
     # Equal weights, and .6 on clarity, which pulls against conciseness most.
-    # Half the prompts, measured half as often: measuring is most of what a cell takes.
+    # Half the prompts, measured half as often, to be quicker.
     "quick": Mode("quick", ("arithmetic",), (0,), (CENTRE, 3), 20, ("evaluation.prompts=128",)),
     "full": Mode("full", tuple(BEDS), (0, 1, 2)),
 }

@@ -18,9 +18,10 @@ from table import markdown, write
 
 from moalign import BASE, SegmentTask, Start, plugins
 from moalign.reporting.statistics import mean_and_stderr
+from moalign.search.artifacts import ensure_base
 from moalign.search.folders import RunFolder
 from moalign.search.measurements import Measurements
-from moalign.search.segments import ensure_base, run_segment
+from moalign.search.segments import run_segment
 from moalign.study import bundled
 from moalign.study.loading import load
 

@@ -23,8 +23,8 @@ from table import markdown, write
 
 from moalign import plugins
 from moalign.plugins import Catalogue
+from moalign.search.artifacts import ensure_base
 from moalign.search.folders import RunFolder
-from moalign.search.segments import ensure_base
 from moalign.study import bundled
 from moalign.study.loading import load
 from moalign.study.study import Study

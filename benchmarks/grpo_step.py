@@ -28,8 +28,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 from moalign import plugins
 from moalign.components import Reward
+from moalign.search.artifacts import ensure_base
 from moalign.search.folders import RunFolder
-from moalign.search.segments import ensure_base
 from moalign.study import bundled
 from moalign.study.loading import load
 from moalign.study.study import Study

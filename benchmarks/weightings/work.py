@@ -14,8 +14,8 @@ from benchmarks.weightings.progress import View
 from benchmarks.weightings.train import Job
 from moalign.components import Executor, SegmentFunction
 from moalign.errors import MoalignError
+from moalign.search.artifacts import ensure_base
 from moalign.search.folders import RunFolder
-from moalign.search.segments import ensure_base
 from moalign.types import SegmentDone, SegmentTask, Start, StepEvent, WorkerEvent
 
 ATTEMPTS: Final = 2

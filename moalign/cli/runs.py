@@ -161,7 +161,7 @@ def _off_the_front(run: Run) -> Iterator[Path]:
 
 def _artifacts(run: Run) -> set[Path]:
     """Return the base policy of a run, and what the weightings of measured trials prepared."""
-    from moalign.search.segments import base_folder, prepared_folder
+    from moalign.search.artifacts import base_folder, prepared_folder
     from moalign.study.loading import with_values
 
     study = study_of(run, None)

@@ -87,7 +87,7 @@ def adapter_of(study: Study, run: RunFolder) -> Adapter | None:
         study: with the values of the trial whose policy is used.
         run: where what was prepared is cached.
     """
-    from moalign.search.segments import base_folder, prepared
+    from moalign.search.artifacts import base_folder, prepared
 
     weighting = study.new_weighting()
     if study.policy.condition == "none" or "prompt-weights" not in weighting.declares:
@@ -108,7 +108,7 @@ def write_adapter(study: Study, run: RunFolder, folder: Path) -> None:
     Raises:
         OSError: full disk, read-only folder.
     """
-    from moalign.search.segments import base_folder, prepared
+    from moalign.search.artifacts import base_folder, prepared
     from moalign.training.checkpoint import save_state
 
     weighting = study.new_weighting()

@@ -41,7 +41,8 @@ def load_point(study: Study, run: Run, point: Point) -> tuple[LoadedPolicy, Poli
     Raises:
         RecordError: its policy was not kept, or the base policy it belongs to is gone.
     """
-    from moalign.search.segments import base_folder, mixed_policy
+    from moalign.search.artifacts import base_folder
+    from moalign.search.segments import mixed_policy
     from moalign.training.policy import Policy, choose_device_and_dtype
 
     study = trial_study(study, run, point)

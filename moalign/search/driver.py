@@ -89,14 +89,15 @@ def run_study(
         progress: called with the share done in [0, 1] while the base policy is built.
         report: called once the study is finished; returns the files it wrote, by role.
         segment: what a worker runs; default: :func:`moalign.search.segments.run_segment`.
-        prepare: builds the base policy; default: :func:`moalign.search.segments.ensure_base`.
+        prepare: builds the base policy; default: :func:`moalign.search.artifacts.ensure_base`.
 
     Raises:
         RecordError: another driver, another study, a damaged record, a full disk.
         MoalignError: the base policy cannot be built or measured, the space not be searched.
     """
     if segment is None or prepare is None:
-        from moalign.search.segments import check_data, ensure_base, run_segment
+        from moalign.search.artifacts import check_data, ensure_base
+        from moalign.search.segments import run_segment
 
         check_data(study)
         segment, prepare = segment or run_segment, prepare or ensure_base

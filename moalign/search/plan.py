@@ -146,7 +146,7 @@ def _policy_bytes(study: Study, folder: RunFolder) -> int | None:
     """Return the size of the largest policy of this run, else of the base policy if it is built."""
     sizes = [_size(policy) for policy in folder.path.glob("trials/*/*/policy")]
     if not sizes:
-        from moalign.search.segments import base_folder
+        from moalign.search.artifacts import base_folder
 
         sizes = [_size(base_folder(study, folder))]
     return max(sizes) or None

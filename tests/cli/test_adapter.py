@@ -155,7 +155,7 @@ def test_every_policy_of_the_front_has_its_adapter(world: World) -> None:
 
 def test_it_is_the_adapter_of_the_training(world: World) -> None:
     from moalign.cli.front import study_of
-    from moalign.search.segments import prepared
+    from moalign.search.artifacts import prepared
     from moalign.training.policy import Policy
 
     run = read(RunFolder(world.runs / "letters"))

@@ -34,12 +34,14 @@ def moalign(tmp_path: Path, study: Path, monkeypatch: pytest.MonkeyPatch) -> Moa
     import quick
 
     from moalign.reporting import export
-    from moalign.search import segments
+    from moalign.search import artifacts, segments
 
     monkeypatch.setenv("MOALIGN_PLUGINS", "")
-    monkeypatch.setattr(segments, "check_data", lambda study: None)
+    monkeypatch.setattr(artifacts, "check_data", lambda study: None)
     monkeypatch.setattr(segments, "run_segment", quick.quick_segment)
-    monkeypatch.setattr(segments, "ensure_base", lambda study, run, progress: progress(1.0, "here"))
+    monkeypatch.setattr(
+        artifacts, "ensure_base", lambda study, run, progress: progress(1.0, "here")
+    )
     monkeypatch.setattr(export, "export_front", lambda study, run, table: run.folder.path / "front")
 
     def call(command: str, *options: object, name: object = study) -> Result:
@@ -118,9 +120,9 @@ def test_trials_are_added(moalign: Moalign) -> None:
 
 
 def test_a_plan_runs_nothing(moalign: Moalign, tmp_path: Path, monkeypatch: Any) -> None:
-    from moalign.search import segments
+    from moalign.search import artifacts
 
-    monkeypatch.setattr(segments, "base_folder", lambda study, folder: tmp_path / "none")
+    monkeypatch.setattr(artifacts, "base_folder", lambda study, folder: tmp_path / "none")
     done = moalign("pareto", "--plan")
     assert done.exit_code == 0, done.output
     assert f"run     {tmp_path}/runs/quick" in done.stdout
@@ -183,13 +185,13 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(
 def test_ctrl_c_while_the_base_policy_is_built(
     moalign: Moalign, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from moalign.search import segments
+    from moalign.search import artifacts
 
     def build(study: Any, run: Any, progress: Any) -> None:
         progress(0.3, "loss 2.0")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(segments, "ensure_base", build)
+    monkeypatch.setattr(artifacts, "ensure_base", build)
     done = moalign("pareto")
     assert done.exit_code == 130
     assert "base policy: 30%, loss 2.0" in done.stdout

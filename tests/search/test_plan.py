@@ -13,9 +13,9 @@ from moalign.types import Cost
 
 @pytest.fixture(autouse=True)
 def no_base_policy(monkeypatch):
-    from moalign.search import segments
+    from moalign.search import artifacts
 
-    monkeypatch.setattr(segments, "base_folder", lambda study, folder: folder.artifacts / "base")
+    monkeypatch.setattr(artifacts, "base_folder", lambda study, folder: folder.artifacts / "base")
 
 
 def test_before_anything_ran_there_are_bounds_and_no_time(tmp_path: Path):

@@ -39,8 +39,8 @@ from moalign import (
     plugins,
 )
 from moalign.plugins import Catalogue
+from moalign.search.artifacts import calibration, ensure_base, prepared
 from moalign.search.folders import RunFolder
-from moalign.search.segments import calibration, ensure_base, prepared
 from moalign.study.loading import load
 from moalign.study.study import Study
 from moalign.training.loop import Trial

@@ -26,8 +26,8 @@ from transformers import (
 
 from moalign.components import LoadedPolicy, Optimizer
 from moalign.errors import StudyError
+from moalign.search.artifacts import base_folder
 from moalign.search.folders import RunFolder
-from moalign.search.segments import base_folder
 from moalign.study.schema import GradientsSection
 from moalign.study.study import Study
 from moalign.training import checkpoint

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from moalign.search.artifacts import base_folder
 from moalign.search.folders import RunFolder
-from moalign.search.segments import base_folder
 from moalign.study.study import Study
 from moalign.training import checkpoint
 from moalign.training.loop import Trial

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from moalign import ContractError, NonFiniteError
+from moalign.search.artifacts import base_folder
 from moalign.search.folders import RunFolder
-from moalign.search.segments import base_folder
 from moalign.study.study import Study
 from moalign.training import checkpoint
 from moalign.training.loop import Trial

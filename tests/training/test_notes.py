@@ -40,11 +40,11 @@ def test_one_step_that_tells_completions_apart_starts_the_count_anew() -> None:
 
 
 def test_a_trial_passes_on_what_its_weighting_says(new_study, runs) -> None:
+    from moalign.search.artifacts import base_policy
     from moalign.search.folders import RunFolder
-    from moalign.search.segments import _base_policy
 
     study = new_study("weighting=says", "objectives.b.reward=odd", "search.space={}")
-    policy = _base_policy(study, RunFolder(runs / "letters"), {})
+    policy = base_policy(study, RunFolder(runs / "letters"), {})
     trial = Trial(study, 0, policy, total=6)
     said = []
     for _ in range(FLAT + 1):

@@ -11,15 +11,10 @@ import torch
 
 from moalign import ContractError, SegmentTask, Start
 from moalign.plugins import load
+from moalign.search.artifacts import base_policy, calibration, prepared, prepared_folder
 from moalign.search.folders import RunFolder
 from moalign.search.measurements import Measurements
-from moalign.search.segments import (
-    _base_policy,
-    calibration,
-    prepared,
-    prepared_folder,
-    run_segment,
-)
+from moalign.search.segments import run_segment
 from moalign.study.document import Document
 from moalign.study.loading import checked
 from moalign.study.study import Study
@@ -45,7 +40,7 @@ def run(runs: Path, tmp_path: Path) -> RunFolder:
 
 
 def new_trial(study: Study, run: RunFolder) -> Trial:
-    return Trial(study, 0, _base_policy(study, run, {}), total=6, prepared=prepared(study, run))
+    return Trial(study, 0, base_policy(study, run, {}), total=6, prepared=prepared(study, run))
 
 
 def task_of(study: Study, run: RunFolder, plugin: Path, **fields: Any) -> SegmentTask:
@@ -58,7 +53,7 @@ def test_pairs_are_scored_as_if_the_policy_had_written_them(
     new_study: NewStudy, run: RunFolder
 ) -> None:
     study, said = new_study(*LEARNS), []
-    context = preparation(study, _base_policy(study, run, {}), lambda *words: said.append(words))
+    context = preparation(study, base_policy(study, run, {}), lambda *words: said.append(words))
     assert [o.name for o in context.objectives] == ["a", "b"]
     assert {p.split for p in context.prompts} == {None}
     prompts = [pair.prompt for pair in context.pairs]

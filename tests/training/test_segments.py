@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,13 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors import SafetensorError
 
 from moalign import (
     BASE,
-    DataError,
     PluginError,
-    RecordError,
     SegmentFailed,
     SegmentTask,
     Start,
@@ -29,7 +25,7 @@ from moalign.execution import run_task
 from moalign.plugins import load
 from moalign.search.folders import RunFolder
 from moalign.search.measurements import Measurements
-from moalign.search.segments import base_folder, check_data, ensure_base, run_segment
+from moalign.search.segments import run_segment
 from moalign.study.study import Study
 
 NewStudy = Callable[..., Study]
@@ -189,27 +185,6 @@ def test_a_changed_plugin_file_is_refused(
         run_segment(task, lambda event: None, {})
 
 
-def test_a_run_remembers_its_base_policy(
-    new_study: NewStudy, run: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = new_study()
-    folder = ensure_base(study, run, lambda share, words: None)
-    monkeypatch.setattr(type(study.policy), "recipe", lambda *given: {"version": "another"})
-    assert base_folder(new_study(), run) == folder
-    assert base_folder(new_study(), RunFolder(run.path.with_name("other"))) != folder
-    assert base_folder(new_study("seed=1"), run) != folder
-
-
-def test_base_is_built_once(new_study: NewStudy, tmp_path: Path) -> None:
-    run, said = RunFolder(tmp_path / "run"), []
-    first = ensure_base(new_study(), run, lambda share, words: said.append(words))
-    stamp = os.stat(first / "model.safetensors").st_mtime_ns
-    assert ensure_base(new_study(), run, lambda share, words: said.append(words)) == first
-    assert os.stat(first / "model.safetensors").st_mtime_ns == stamp
-    assert said == ["done", "base policy ready", "base policy ready"]
-    assert json.loads((first / "config.json").read_text())["model_type"] == "llama"
-
-
 def test_a_reward_that_remembers_measures_alike_after_loading(
     new_study: NewStudy, run: RunFolder, plugin_file: Path
 ) -> None:
@@ -233,16 +208,6 @@ def test_calibration_refuses_a_constant_objective(
     given = ("training.combine=rewards", "training.scale=calibrated", "objectives.b.reward=odd")
     with pytest.raises(StudyError, match="cannot standardise the objective b"):
         run_segment(task_of(new_study(*given), run, plugin_file, until=1), lambda event: None, {})
-
-
-def test_a_field_that_prompts_lack_is_told(
-    new_study: NewStudy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = new_study()
-    reward = type(study.new_rewards()["a"])
-    monkeypatch.setattr(reward, "needs", frozenset({"field:frist"}))
-    with pytest.raises(DataError, match=r"needs the field 'frist'.*did you mean 'first'"):
-        check_data(study)
 
 
 @pytest.mark.parametrize("damage", ["gone", "training", "older", "policy"])
@@ -269,20 +234,6 @@ def test_a_checkpoint_that_is_damaged_is_made_again(
     run_segment(replace(task, since=2), lambda event: None, {})
     assert files_of(run.checkpoint(0, 2)) == rung
     assert files_of(run.checkpoint(0, 4)) == expected
-
-
-def test_a_full_disk_under_the_base_policy_is_a_sentence(
-    new_study: NewStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = new_study()
-
-    def full(*given: object) -> None:
-        raise SafetensorError("I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr(type(study.policy), "build", full)
-    with pytest.raises(RecordError, match=r"the base policy cannot be written.*make room"):
-        ensure_base(study, RunFolder(tmp_path / "run"), lambda share, words: None)
-    assert list((tmp_path / ".artifacts").iterdir()) == []
 
 
 def test_a_full_disk_under_a_checkpoint_is_the_systems_error(

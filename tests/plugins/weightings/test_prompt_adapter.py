@@ -317,7 +317,7 @@ def test_prompts_beat_the_best_single_weights_on_what_each_family_wants():
 def test_no_preferences_are_refused_before_anything_is_built():
     from testbeds import family_study
 
-    from moalign.search.segments import check_data
+    from moalign.search.artifacts import check_data
 
     task = "task={arms: {world: families, pairs: false}}"
     with pytest.raises(DataError, match="task arms offers none among its train prompts"):

@@ -370,10 +370,19 @@ class PolicySource(Component):
 
     Attributes:
         condition: ``"weights"`` if the policy reads the weights in its prompt, else ``"none"``.
+        has_lora: whether LoRA adapters are trained; None if only building it can tell.
     """
 
     kind: ClassVar[str] = "policy"
     condition: Literal["none", "weights"] = "none"
+    has_lora: bool | None = None
+
+    def depth(self) -> int | None:
+        """Return how many transformer layers the policy will have; None if only building can tell.
+
+        A study that names layers beyond is then refused before anything is built.
+        """
+        return None
 
     @abstractmethod
     def recipe(self, task: Task, seed: int, objectives: Sequence[str]) -> Mapping[str, Any]:

@@ -210,9 +210,11 @@ def write_all(study: Study, run: Run, console: Console) -> Mapping[str, Path]:
 
 
 def _print_plan(study: Study, folder: Path, trials: int | None) -> None:
+    from moalign.search import artifacts
     from moalign.search.folders import RunFolder
     from moalign.search.plan import make_plan
 
+    artifacts.check_data(study)
     total, workers = trials or study.section.search.trials, study.new_executor().workers
     plan = make_plan(study, RunFolder(folder), earlier_run(study, folder), total, workers)
     console = new_console()

@@ -104,7 +104,8 @@ def check_data(study: Study) -> None:
 
     Raises:
         DataError: it is missing, malformed or too small, prompts lack a field that a reward
-            needs, or there are no preferences where the weighting learns from them.
+            needs, there are no preferences where the weighting learns from them, or the task
+            cannot state its facts.
     """
     prompts = split_prompts(study.task, needed_splits(study))["train"]
     weighting = study.new_weighting()
@@ -124,6 +125,7 @@ def check_data(study: Study) -> None:
                     f"prompt {lacking[0].id!r} of task {study.task.name} does not have; "
                     f"{nearest(field, lacking[0].fields)}"
                 )
+    study.task.facts()  # the report states them: what is wrong with them is better said now
 
 
 def base_policy(study: Study, run: RunFolder, cache: dict[str, Any]) -> Policy:

@@ -149,7 +149,30 @@ def _check_training(doc: Document, study: Study) -> None:
             f"{doc.where(('training', 'scale'))}: scale: calibrated acts on raw rewards; it needs "
             "combine: rewards"
         )
+    _check_gradients(doc, study)
     _at(doc, ("weighting",), weighting.check, study.train_objectives)
+
+
+def _check_gradients(doc: Document, study: Study) -> None:
+    """Refuse layers and adapters that the policy will not have, where that is known already."""
+    place, gradients = ("training", "gradients"), study.section.training.gradients
+    count = study.policy.depth()
+    if gradients.layers is not None and count is not None and gradients.layers[1] >= count:
+        raise StudyError(
+            f"{doc.where((*place, 'layers'))}: {beyond_layers(gradients.layers, count)}"
+        )
+    if gradients.only == "lora" and study.policy.has_lora is False:
+        raise StudyError(f"{doc.where((*place, 'only'))}: {without_lora()}")
+
+
+def beyond_layers(layers: tuple[int, int], count: int) -> str:
+    """Return what is wrong with layers that a policy of so many does not have."""
+    return f"found {list(layers)}; the policy has {count} layers, 0 to {count - 1}"
+
+
+def without_lora(where: str = "") -> str:
+    """Return what is wrong with ``only: lora`` for a policy that has none."""
+    return f"found 'lora', but the policy has no LoRA adapter{where}; use only: all"
 
 
 def _check_needs(doc: Document, study: Study) -> None:

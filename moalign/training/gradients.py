@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from moalign.errors import StudyError
+from moalign.study.checks import beyond_layers, without_lora
 from moalign.study.schema import GradientsSection
 from moalign.training.coefficients import combination, factorised
 from moalign.training.contributions import CannotAttributeError, Recorder
@@ -73,10 +74,7 @@ def trained_in_scope(policy: Policy, section: GradientsSection) -> dict[Paramete
         first, last = section.layers
         prefix, count = _layers(policy)
         if last >= count:
-            raise StudyError(
-                f"training.gradients.layers: found {[first, last]}; the policy has {count} layers, "
-                f"0 to {count - 1}"
-            )
+            raise StudyError(f"training.gradients.layers: {beyond_layers(section.layers, count)}")
         inside = tuple(f"{prefix}.{index}." for index in range(first, last + 1))
         chosen = {p: name for p, name in chosen.items() if name.startswith(inside)}
         if not chosen:
@@ -87,10 +85,8 @@ def trained_in_scope(policy: Policy, section: GradientsSection) -> dict[Paramete
     if section.only == "lora":
         chosen = {p: name for p, name in chosen.items() if ".lora_" in name}
         if not chosen:
-            raise StudyError(
-                "training.gradients.only: found 'lora', but the policy has no LoRA adapter"
-                f"{' in these layers' if section.layers else ''}; use only: all"
-            )
+            where = " in these layers" if section.layers else ""
+            raise StudyError(f"training.gradients.only: {without_lora(where)}")
     return chosen
 
 

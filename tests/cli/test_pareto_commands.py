@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from moalign.cli import command_line
-from moalign.errors import NonFiniteError
+from moalign.errors import DataError, NonFiniteError
 from moalign.types import BASE
 
 Moalign = Callable[..., Result]
@@ -127,6 +127,22 @@ def test_a_plan_runs_nothing(moalign: Moalign, tmp_path: Path, monkeypatch: Any)
     assert done.exit_code == 0, done.output
     assert f"run     {tmp_path}/runs/quick" in done.stdout
     assert "trials  6 in all, 0 done" in done.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_plan_refuses_what_the_start_refuses(
+    moalign: Moalign, tmp_path: Path, monkeypatch: Any
+) -> None:
+    from moalign.search import artifacts
+
+    def refuse(study: Any) -> None:
+        raise DataError("the task offers no preferences")
+
+    monkeypatch.setattr(artifacts, "check_data", refuse)
+    for options in (["--plan"], []):
+        done = moalign("pareto", *options)
+        assert done.exit_code == 2
+        assert "the task offers no preferences" in done.stderr
     assert not (tmp_path / "runs").exists()
 
 

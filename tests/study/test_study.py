@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
+from moalign import plugins
 from moalign.errors import StudyError
-from moalign.study.loading import with_values
+from moalign.study import bundled
+from moalign.study.loading import load, with_values
 from moalign.study.study import Study, complete_preference
 from moalign.types import FloatRange, Simplex
 
@@ -294,3 +296,33 @@ def test_preferences_of_a_person_may_leave_objectives_out() -> None:
     ]:
         with pytest.raises(StudyError, match=message):
             complete_preference(given, ["a", "b"])
+
+
+SCRATCH = "policy={scratch: {layers: 3}}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (
+            (SCRATCH, "training.gradients.layers=[1, 3]"),
+            r"--set training.gradients.layers=\[1, 3\]: found \[1, 3\]; the policy has 3 layers, "
+            "0 to 2",
+        ),
+        (
+            (SCRATCH, "training.gradients.only=lora"),
+            "--set training.gradients.only=lora: found 'lora', but the policy has no LoRA adapter; "
+            "use only: all",
+        ),
+    ],
+)
+def test_gradients_that_the_policy_will_not_have(overrides: tuple[str, ...], sentence: str) -> None:
+    text, source = bundled.read(bundled.DEFAULT)
+    with pytest.raises(StudyError, match=sentence):
+        load(text, source, plugins.load(), overrides)
+
+
+@pytest.mark.parametrize("layers", ["[0, 2]", "null"])
+def test_gradients_that_the_policy_will_have(layers: str) -> None:
+    text, source = bundled.read(bundled.DEFAULT)
+    load(text, source, plugins.load(), (SCRATCH, f"training.gradients.layers={layers}"))

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from moalign import DataError, RecordError
+from moalign import DataError, RecordError, plugins
 from moalign.search.artifacts import base_folder, check_data, ensure_base
 from moalign.search.folders import RunFolder
+from moalign.study import bundled
+from moalign.study.loading import load
 from moalign.study.study import Study
 
 NewStudy = Callable[..., Study]
@@ -70,3 +72,34 @@ def test_a_full_disk_under_the_base_policy_is_a_sentence(
     with pytest.raises(RecordError, match=r"the base policy cannot be written.*make room"):
         ensure_base(study, RunFolder(tmp_path / "run"), lambda share, words: None)
     assert list((tmp_path / ".artifacts").iterdir()) == []
+
+
+def prompts_study(path: Path, columns: str, *overrides: str) -> Study:
+    text, source = bundled.read(bundled.DEFAULT)
+    task = f"task={{prompts: {{path: {path}{columns}}}}}"
+    given = ("objectives={short: {reward: {brevity: {limit: 9}}}}", "search.space={}", task)
+    return load(text, source, plugins.load(), (*given, *overrides))
+
+
+@pytest.fixture
+def half(tmp_path: Path) -> Path:
+    """A file with a `chosen` column and no `rejected` one."""
+    path = tmp_path / "half.jsonl"
+    rows = [{"prompt": f"p{i}", "chosen": "yes"} for i in range(600)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def test_preferences_of_half_a_pair_are_refused_where_they_are_learnt_from(half: Path) -> None:
+    with pytest.raises(DataError, match=r"offers none .* columns `chosen` and `rejected`"):
+        check_data(prompts_study(half, "", "weighting=prompt-adapter"))
+    check_data(prompts_study(half, ""))
+
+
+@pytest.mark.parametrize("column", ["rejected: worse", "completion: good"])
+def test_a_column_that_only_the_report_reads_is_missed_at_the_start(
+    half: Path, column: str
+) -> None:
+    """Not after hours of training."""
+    with pytest.raises(DataError, match=r"there is no column '(worse|good)'"):
+        check_data(prompts_study(half, f", {column}"))

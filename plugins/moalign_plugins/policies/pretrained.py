@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 TRUST_REMOTE_CODE: Final = False
 POINTER: Final = "base.json"
 ADAPTER: Final = "adapter"
+CONFIG: Final = "config.json"
+LAYERS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")  # by kind of model
 
 
 class Lora(BaseModel):
@@ -88,6 +90,16 @@ class Pretrained(PolicySource):
         self.lora = lora
         self.condition = condition
         self.system = system
+        self.has_lora = lora is not None
+
+    def depth(self) -> int | None:
+        """Return the layers that the folder's ``config.json`` names; None for a name on the hub."""
+        try:
+            config = json.loads((Path(self.model).expanduser() / CONFIG).read_text("utf-8"))
+            found = next((config[key] for key in LAYERS if key in config), None)
+        except (OSError, ValueError, TypeError):  # building says what is wrong with it
+            return None
+        return found if isinstance(found, int) else None
 
     def recipe(self, task: Task, seed: int, objectives: Sequence[str]) -> Mapping[str, Any]:
         """Return the model's identity (a folder's content, a hub name and revision) and options.

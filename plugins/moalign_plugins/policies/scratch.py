@@ -73,6 +73,7 @@ class Scratch(PolicySource):
     """
 
     name: ClassVar[str] = "scratch"
+    has_lora: bool | None = False
 
     def __init__(
         self,
@@ -94,6 +95,10 @@ class Scratch(PolicySource):
         self.learning_rate = learning_rate
         self.vocabulary = vocabulary
         self.condition = condition
+
+    def depth(self) -> int:
+        """Return the layers it is built with."""
+        return self.layers
 
     def recipe(self, task: Task, seed: int, objectives: Sequence[str]) -> Mapping[str, Any]:
         """Return options, seed, versions, and hashes of examples, tokenizer and this file.

@@ -399,3 +399,28 @@ def test_options_are_checked() -> None:
         check_options(Pretrained, {})
     with pytest.raises(OptionError, match="condition"):
         check_options(Pretrained, {"model": "m", "condition": "maybe"})
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "n_layer", "num_layers"])
+def test_a_folder_tells_its_layers_before_anything_is_built(tmp_path: Path, key: str) -> None:
+    (tmp_path / "config.json").write_text(f'{{"{key}": 7}}')
+    assert Pretrained(model=str(tmp_path)).depth() == 7
+
+
+@pytest.mark.parametrize("text", ["[1]", "{}", "7", '{"n_layer": "seven"}', "half {"])
+def test_a_folder_that_does_not_tell_its_layers(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    assert Pretrained(model=str(tmp_path)).depth() is None
+    assert Pretrained(model="somebody/on-the-hub").depth() is None
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_the_layers_told_are_those_of_the_model(tmp_path: Path, family: str) -> None:
+    source = Pretrained(model=str(write(tmp_path / "model", family)))
+    config = built(source, tmp_path / "built").model.config
+    assert source.depth() == config.num_hidden_layers
+
+
+def test_a_policy_knows_whether_it_has_an_adapter() -> None:
+    assert Pretrained(model="a/b").has_lora is False
+    assert Pretrained(model="a/b", lora=Lora()).has_lora is True

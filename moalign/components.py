@@ -185,7 +185,10 @@ class Weighting(Stateful):
             that :meth:`prepare` learns from.
         declares: ``signed`` if weights may be negative, ``unnormalised`` if they do not sum to 1,
             ``conditioned`` if they follow ``step.batch.conditions_PK`` where there are any,
-            ``prompt-weights`` if :meth:`prompt_weights` says what a prompt calls for.
+            ``prompt-weights`` if :meth:`prompt_weights` says what a prompt calls for,
+            ``gradient-weights`` if they mean something only where training adds up the gradients
+            of ``step.gram()`` with them, ``response-scores`` if :meth:`weigh` returns
+            :class:`ResponseScores`, which leave ``training.combine`` nothing to do.
     """
 
     kind: ClassVar[str] = "weighting"

@@ -149,8 +149,33 @@ def _check_training(doc: Document, study: Study) -> None:
             f"{doc.where(('training', 'scale'))}: scale: calibrated acts on raw rewards; it needs "
             "combine: rewards"
         )
+    if training.combine == "rewards":
+        _check_combine(doc, study)
     _check_gradients(doc, study)
     _at(doc, ("weighting",), weighting.check, study.train_objectives)
+
+
+def _check_combine(doc: Document, study: Study) -> None:
+    """Refuse ``combine: rewards`` for weightings that it takes the meaning from, or means nothing.
+
+    Batch norm is no such thing: it takes a constant off the combined advantage, which moves no
+    gradient on average, and divides by another.
+    """
+    weighting = study.new_weighting()
+    scaled = study.section.training.scale != "none"
+    fix = "set combine: advantages" + (" and scale: none" if scaled else "")
+    where = doc.where(("training", "combine"))
+    if "gradient-weights" in weighting.declares:
+        raise StudyError(
+            f"{where}: weighting {weighting.name} weighs the gradients of advantages that are "
+            "normalised one by one, and combine: rewards adds up raw scores, whose gradients have "
+            f"other lengths; {fix}"
+        )
+    if "response-scores" in weighting.declares:
+        raise StudyError(
+            f"{where}: weighting {weighting.name} makes one score of each completion itself, so "
+            f"combine: rewards would do nothing; {fix}"
+        )
 
 
 def _check_gradients(doc: Document, study: Study) -> None:
@@ -187,6 +212,7 @@ def _check_needs(doc: Document, study: Study) -> None:
                 )
     weighting = study.new_weighting()
     known = {"signed", "unnormalised", "conditioned", "prompt-weights"}
+    known |= {"gradient-weights", "response-scores"}
     for declared in sorted(weighting.declares - known):
         raise StudyError(
             f"{doc.where(('weighting',))}: weighting {weighting.name} declares {declared!r}, which "

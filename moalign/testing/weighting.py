@@ -69,6 +69,12 @@ def check_returns_weights(factory: Factory) -> None:
     shape = (PROMPTS, GROUP, len(OBJECTIVES))
     returned: Any
     for returned in _run(weighting):
+        scores = isinstance(returned, ResponseScores)
+        require(
+            scores == ("response-scores" in weighting.declares),
+            f"it returned {type(returned).__name__}, and `declares` must contain "
+            "'response-scores' if, and only if, it returns ResponseScores",
+        )
         if isinstance(returned, ResponseScores):
             require(
                 tuple(returned.values_PG.shape) == shape[:2],

@@ -42,12 +42,16 @@ class GramWeighting(Weighting):
     - One objective has weight 1, and no matrix is asked for.
 
     The weights then multiply advantages. The gradient of the loss is the combination of gradients
-    that the method speaks of as long as it is linear in the advantages: with ``training.combine:
-    advantages`` and without batch normalisation, on-policy, before anything is clipped, in the
-    first of several epochs. Later epochs and mini-batches keep the weights.
+    that the method speaks of as long as it is linear in the advantages: on-policy, before anything
+    is clipped, in the first of several epochs. Later epochs and mini-batches keep the weights.
+    ``training.combine: rewards`` is refused: it adds up raw scores, whose gradients have other
+    lengths. ``batch_norm: sequence`` leaves the direction where every group's advantages have mean
+    0, as GRPO's do; else, and with ``token``, it moves by what a constant advantage gives, which is
+    0 on average.
     """
 
     needs: frozenset[str] = frozenset({"gram"})
+    declares: frozenset[str] = frozenset({"gradient-weights"})
 
     def __init__(
         self,

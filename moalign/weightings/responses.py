@@ -21,11 +21,13 @@ class ResponseWeighting(Weighting):
     """Scores completions by a function of their regrets: how far they lie below an ideal point.
 
     In units of the bounds. The host makes one advantage of the scores, with the optimizer's own
-    normalisation; ``training.combine`` plays no part.
+    normalisation; ``training.combine: rewards`` would do nothing, and is refused.
 
     A missing score counts as its group's mean; an objective that a whole group misses is left out
     there. A completion to which nothing applies has no score.
     """
+
+    declares: frozenset[str] = frozenset({"response-scores"})
 
     def __init__(self, *, ideal: Ideal = "bounds", slack: float = 0.0) -> None:
         """Take the options.

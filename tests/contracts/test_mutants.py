@@ -185,6 +185,7 @@ class Product(Weighting):
     """Good as well: response scores, a weight per prompt at the mini-batches."""
 
     name: ClassVar[str] = "product"
+    declares: ClassVar[frozenset[str]] = frozenset({"response-scores"})
 
     def weigh(self, step: Any) -> Any:
         scores = step.scores_PGK
@@ -197,6 +198,14 @@ class Product(Weighting):
 class WrongShape(GoodWeighting):
     def weigh(self, step: Any) -> Any:
         return Weights(super().weigh(step).values[:, None])
+
+
+class ScoresInSecret(Product):
+    declares: ClassVar[frozenset[str]] = frozenset()
+
+
+class ScoresInVain(GoodWeighting):
+    declares: ClassVar[frozenset[str]] = frozenset({"response-scores"})
 
 
 class UnsuitedExamples(GoodWeighting):
@@ -655,7 +664,7 @@ MUTANTS: dict[str, dict[str, tuple[type[Component], ...]]] = {
         "leaves_the_batch_alone": (WritesIntoTheBatch,),
     },
     "weighting": {
-        "returns_weights": (WrongShape, UnsuitedExamples),
+        "returns_weights": (WrongShape, UnsuitedExamples, ScoresInSecret, ScoresInVain),
         "is_finite": (MissingMakesNaN, GainOverflows),
         "stays_on_the_simplex": (SumsToTwo, GoesBelowZero),
         "follows_the_names": (PrefersTheFirst,),

@@ -57,6 +57,22 @@ def test_batch_norm_golden_value(over):
     torch.testing.assert_close(combined[:, 0], torch.tensor([0.7071, -0.7071]), atol=1e-4, rtol=0)
 
 
+def test_batch_norm_moves_the_combined_advantage_by_a_constant_only():
+    """So weights that combine gradients keep their direction, on average over batches."""
+    generator = torch.Generator().manual_seed(0)
+    scores, weights = torch.rand(3, 4, 2, generator=generator), torch.tensor([0.3, 0.7])
+    batch = make_batch(3, 4, lengths=[1, 2, 3, 4] * 3)
+    plain_BT = combine(zscores(scores), weights, batch=batch)
+    whole_BT = combine(zscores(scores), weights, batch=batch, batch_norm="sequence")
+    torch.testing.assert_close(whole_BT, whole_BT.std() * plain_BT / plain_BT.std())
+    tokens_BT = combine(zscores(scores), weights, batch=batch, batch_norm="token")
+    real = batch.mask_BT > 0
+    found, asked = tokens_BT[real], plain_BT.expand_as(tokens_BT)[real]
+    steps = (found - found[0])[asked != asked[0]] / (asked - asked[0])[asked != asked[0]]
+    torch.testing.assert_close(steps, steps[:1].expand_as(steps))
+    assert (found.mean() - asked.mean()).abs() > 1e-3, "and here the constant is not 0"
+
+
 def test_batch_norm_cancels_a_common_scale_of_the_weights_and_not_the_gain():
     scores = torch.rand(4, 4, 3, generator=torch.Generator().manual_seed(0))
     plain = gdpo(scores, [0.2, 0.3, 0.5], batch_norm="sequence")

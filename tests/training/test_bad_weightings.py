@@ -34,6 +34,8 @@ def named(name, **options):
     return f"weighting={json.dumps({name: example})}"
 
 
+REWARDS = "training.combine=rewards"
+
 # --- before training ----------------------------------------------------------------------------
 
 
@@ -56,11 +58,30 @@ def named(name, **options):
              "training.batch_norm=sequence"],
             "batch_norm would cancel its scale",
         ),
+        (["weighting=upgrad", REWARDS], "combine=rewards: .*upgrad weighs the gr.*: advantages$"),
+        (["weighting=imtl-g", REWARDS], "imtl-g weighs the gradients of advantages"),
+        (["weighting=pareto-direction", REWARDS], "raw scores, whose gradients have other lengths"),
+        (
+            ["weighting=rvpo", REWARDS, "training.scale=calibrated"],
+            "rvpo makes one score of each completion .* combine: advantages and scale: none",
+        ),
+        (["weighting=response-pbi", REWARDS], "combine: rewards would do nothing"),
+        (["weighting=product", REWARDS], "combine: rewards would do nothing"),
     ],
 )  # fmt: skip
 def test_a_study_that_cannot_work_is_refused(overrides, sentence):
     with pytest.raises(StudyError, match=sentence):
         three_study(*overrides)
+
+
+@pytest.mark.parametrize("weighting", ["influence", "meta-gradient", "fixed", "chebyshev"])
+def test_summed_rewards_are_left_to_weightings_that_make_sense_of_them(weighting):
+    three_study(f"weighting={weighting}", REWARDS)
+
+
+@pytest.mark.parametrize("weighting", ["upgrad", "rvpo"])
+def test_batch_norm_is_left_to_weightings_of_gradients_and_of_scores(weighting):
+    three_study(f"weighting={weighting}", "training.batch_norm=sequence")
 
 
 @pytest.mark.parametrize("name", ["prompt-adapter", "context-router"])

@@ -46,7 +46,7 @@ class AlignedMTL(GramWeighting):
     """
 
     name: ClassVar[str] = "aligned-mtl"
-    declares: frozenset[str] = frozenset({"signed", "unnormalised"})
+    declares: frozenset[str] = frozenset({"signed", "unnormalised", "gradient-weights"})
 
     def preferred(self, gram_KK: Tensor, preference_K: Tensor) -> Tensor:
         """Return the coefficients, with the preference as weights of the aligned gradients."""

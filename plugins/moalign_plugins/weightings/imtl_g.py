@@ -45,7 +45,7 @@ class IMTLG(GramWeighting):
     """
 
     name: ClassVar[str] = "imtl-g"
-    declares: frozenset[str] = frozenset({"signed", "unnormalised"})
+    declares: frozenset[str] = frozenset({"signed", "unnormalised", "gradient-weights"})
 
     def preferred(self, gram_KK: Tensor, preference_K: Tensor) -> Tensor:
         """Return the coefficients, with projections in proportion to the preference."""

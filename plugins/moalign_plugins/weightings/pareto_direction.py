@@ -39,8 +39,8 @@ class ParetoDirection(Weighting):
     so. An objective without gradient at a step gets weight 0; with no gradient at all the weights
     are the preference.
 
-    Weights multiply advantages, so the gradient of the loss is this direction on-policy, before
-    anything is clipped, and with ``training.combine: advantages`` without batch normalisation.
+    Weights multiply advantages, so the gradient of the loss is this direction on-policy and before
+    anything is clipped; ``training.combine: rewards`` is refused.
 
     Source:
         After "Pareto Domain Adaptation", Lv et al. 2021, arXiv 2112.04137, which combines losses
@@ -64,6 +64,7 @@ class ParetoDirection(Weighting):
     name: ClassVar[str] = "pareto-direction"
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"sharpness": 0.0, "smoothing": 0.0})
     needs = frozenset({"gram", "steer"})
+    declares = frozenset({"gradient-weights"})
 
     def __init__(
         self,

@@ -61,6 +61,7 @@ class Product(Weighting):
     """
 
     name: ClassVar[str] = "product"
+    declares: frozenset[str] = frozenset({"response-scores"})
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {},
         {"reference": "group", "margin": 0.5},

@@ -61,6 +61,7 @@ class Rvpo(Weighting):
     """
 
     name: ClassVar[str] = "rvpo"
+    declares: frozenset[str] = frozenset({"response-scores"})
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"kappa": 0.0}, {"kappa": 20.0})
 
     def __init__(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from tokenizers import Tokenizer
     from torch import Tensor
+    from torch.nn import Parameter
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from moalign.types import (
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         ResponseScores,
         Rows,
         SegmentTask,
+        Split,
         Step,
         Weights,
         WorkerEvent,
@@ -105,10 +107,11 @@ class Task(Component):
         """Return completions to imitate, from the train split only; empty if there are none."""
         return ()
 
-    def pairs(self, seed: int) -> Sequence[Pair]:
-        """Return preferences between completions, of train prompts only; empty if there are none.
+    def pairs(self, seed: int, split: Split = "train") -> Sequence[Pair]:
+        """Return preferences between completions of a split's prompts; empty if there are none.
 
-        Equal seeds give equal pairs.
+        Equal seeds give equal pairs. Those of ``train`` are learned from; those of the others
+        measure how often a policy agrees.
         """
         return ()
 
@@ -145,7 +148,10 @@ class Reward(Stateful):
         range: (lo, hi) of its values, the default bounds of an objective; None if unbounded.
         outputs: names of its outputs; empty for a reward with one.
         needs: what it reads beside texts and prompts: ``logprobs``, ``ref_logprobs``, ``hidden``,
-            or ``field:NAME`` for a field of the prompts.
+            ``field:NAME`` for a field of the prompts, or ``pairs``: it scores the completions of
+            preferences (``batch.pairs_P``), so only optimizers that learn from pairs can train on
+            it, and what is measured is how often the policy agrees: the share of held-out pairs
+            whose better one it has made likelier, against the reference policy, than the other.
         example_fields: some values of each field that it reads, for the contract suite.
     """
 
@@ -185,6 +191,8 @@ class Weighting(Stateful):
             that :meth:`prepare` learns from.
         declares: ``signed`` if weights may be negative, ``unnormalised`` if they do not sum to 1,
             ``conditioned`` if they follow ``step.batch.conditions_PK`` where there are any,
+            ``offline`` if they do not read how the policy's own completions scored, so that they
+            serve an optimizer that learns from pairs only,
             ``prompt-weights`` if :meth:`prompt_weights` says what a prompt calls for,
             ``gradient-weights`` if they mean something only where training adds up the gradients
             of ``step.gram()`` with them, ``response-scores`` if :meth:`weigh` returns
@@ -260,13 +268,23 @@ class Weighting(Stateful):
 
 
 class Optimizer(Stateful):
-    """Turns weighted advantages, or preference pairs and weights, into a policy loss.
+    """Turns weighted advantages, or preferences and weights, into a policy loss.
+
+    One that learns from rollouts has :meth:`advantages` and :meth:`loss`; one that learns from
+    pairs has :meth:`losses`, or :meth:`pair_loss` if it is no weighted sum of losses; one that
+    learns from both has all of them, and the two losses are added.
 
     Attributes:
         learns_from: what it needs: rollouts, pairs, or both.
-        needs: what its loss reads beside old log-probabilities: ``ref_logprobs``.
+        needs: what it reads beside old log-probabilities: ``ref_logprobs``; of a batch also
+            ``hidden`` and ``greedy_scores``.
         min_group: fewest completions per prompt that make sense.
-        epochs: passes over each rollout.
+        epochs: passes over each batch.
+        whole_groups: its loss compares the completions of a prompt: all of them are in one
+            micro-batch. Always so for preferences.
+        per_objective: what it learns belongs to the objectives one by one, so it can make nothing
+            of a score that is made of several.
+        own_learning_rate: peak learning rate of :meth:`parameters`; follows the study's schedule.
     """
 
     kind: ClassVar[str] = "optimizer"
@@ -274,17 +292,64 @@ class Optimizer(Stateful):
     needs: frozenset[str] = frozenset()
     min_group: ClassVar[int] = 1
     epochs: int = 1
+    whole_groups: ClassVar[bool] = False
+    per_objective: ClassVar[bool] = False
+    own_learning_rate: float = 1e-3
+
+    # --- before training -----------------------------------------------------------------------
+
+    def check(self, objectives: Sequence[Objective]) -> None:
+        """Check the options against the study's training objectives, before any training.
+
+        Raises:
+            moalign.errors.OptionError: naming the option, what was found and what is allowed.
+        """
+        return
+
+    def begin(self, objectives: Sequence[Objective], width: int, seed: int) -> None:
+        """Get ready for a trial, before its first step and before a state is loaded.
+
+        Args:
+            objectives: the K training objectives, the order of every K.
+            width: D of the policy's hidden states.
+            seed: for what is drawn at random.
+        """
+        return
+
+    def parameters(self) -> Sequence[Parameter]:
+        """Return what it trains beside the policy (value heads); made in :meth:`begin`.
+
+        Trained by the same steps, with :attr:`own_learning_rate` and a clipping of its own; part
+        of :meth:`state_dict`. Never weighted.
+        """
+        return ()
+
+    # --- rollouts ------------------------------------------------------------------------------
 
     def advantages(self, scores_PGK: Tensor, batch: Batch) -> Tensor:
         """Return advantages per objective.
 
         Every objective is treated on its own: column k depends on column k only, and permuting
-        the objectives permutes the result. NaN scores get advantage 0 and no influence.
+        the objectives permutes the result. NaN scores get advantage 0 and no influence. What the
+        loss needs beside them is left in ``batch.kept``.
 
         Returns:
             [B, 1, K], or [B, T, K] if they depend on the token; float32, finite.
         """
         raise NotImplementedError(f"optimizer {self.name} does not learn from rollouts")
+
+    def select(self, advantages_PG: Tensor) -> Tensor | None:
+        """Return which completions of each prompt the loss learns from; None: all.
+
+        Only these are passed through the policy.
+
+        Args:
+            advantages_PG: combined, the mean over a completion's tokens.
+
+        Returns:
+            int64 [P, S]: indices below G, different from one another in a row.
+        """
+        return None
 
     def loss(
         self, logprobs_BT: Tensor, rows: Rows, advantages_BT: Tensor
@@ -300,6 +365,51 @@ class Optimizer(Stateful):
             the rows' share of the mini-batch's loss, and shares of metrics; both add up.
         """
         raise NotImplementedError(f"optimizer {self.name} does not learn from rollouts")
+
+    # --- preferences ---------------------------------------------------------------------------
+
+    def applies(self, scores_PGK: Tensor) -> Tensor:
+        """Return for which prompts an objective has a loss, bool [P, K].
+
+        Default: where two of the completions have different scores.
+        """
+        low = scores_PGK.nan_to_num(nan=float("inf")).amin(1)
+        high = scores_PGK.nan_to_num(nan=-float("inf")).amax(1)
+        return low < high
+
+    def losses(self, logprobs_BT: Tensor, rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of each prompt for each objective, and metrics.
+
+        Args:
+            logprobs_BT: of the tokens under the policy that is trained; 0 on padding.
+            rows: whole groups, with their scores: which completion an objective prefers.
+
+        Returns:
+            [P, K], NaN where :meth:`applies` is False; and shares of metrics, which add up.
+        """
+        raise NotImplementedError(f"optimizer {self.name} has no loss per objective")
+
+    def pair_loss(
+        self, logprobs_BT: Tensor, rows: Rows, weights_PK: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of some preferences and metrics: ``sum_k w_k mean_p loss_pk``.
+
+        The mean is over the prompts of the mini-batch that the objective applies to. Overridden
+        where weights enter in another way.
+
+        Args:
+            logprobs_BT: of the tokens under the policy that is trained; 0 on padding.
+            rows: whole groups, with their scores and the counts to divide by.
+            weights_PK: of the objectives.
+
+        Returns:
+            the rows' share of the mini-batch's loss, and shares of metrics; both add up.
+        """
+        losses_PK, metrics = self.losses(logprobs_BT, rows)
+        assert rows.counts_K is not None, "rows of preferences have counts"
+        shares_PK = weights_PK / rows.counts_K.clamp(min=1)
+        # Not a product with 0: the gradient of a NaN would be NaN.
+        return (shares_PK * losses_PK.where(~losses_PK.isnan(), 0.0)).sum(), metrics
 
 
 @dataclass(frozen=True)

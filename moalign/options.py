@@ -2,7 +2,8 @@
 
 There is no second schema. The names, types, bounds and defaults of the keyword arguments are the
 options' names, types, bounds and defaults. A parameter typed as another component (``Reward``, a
-list of them) nests: its value is again a component's name or ``{name: {option: value}}``.
+list of them) nests: its value is again a component's name or ``{name: {option: value}}``. A
+constructor that ends in ``**options`` hands these to its base class, whose options it has as well.
 """
 
 from __future__ import annotations
@@ -127,22 +128,46 @@ def options_of(cls: type[Component]) -> tuple[Option, ...]:
         PluginError: if the constructor takes positional-only or ``*`` arguments, or if a hint is
             missing or does not resolve at run time.
     """
-    if cls.__init__ is object.__init__:
-        return ()
+    found: dict[str, Option] = {}
+    for constructor in constructors(cls):
+        for option in _options_of(cls, constructor):
+            found.setdefault(option.name, option)
+    return tuple(found.values())
+
+
+def constructors(cls: type[Component]) -> list[Callable[..., None]]:
+    """Return the constructors that take a class's options: its own, and those it hands them to."""
+    found: list[Callable[..., None]] = []
+    for base in cls.__mro__:
+        constructor = vars(base).get("__init__")
+        if base is object or constructor is None:
+            continue
+        found.append(constructor)
+        kinds = [p.kind for p in inspect.signature(constructor).parameters.values()]
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            break
+    return found
+
+
+def _options_of(cls: type[Component], constructor: Callable[..., None]) -> list[Option]:
     where = f"{cls.__module__}.{cls.__qualname__}"
     try:
-        hints = typing.get_type_hints(cls.__init__, include_extras=True)
+        hints = typing.get_type_hints(constructor, include_extras=True)
     except (NameError, TypeError, AttributeError) as error:
         raise PluginError(
             f"{where}: a type hint of its constructor cannot be resolved ({error}); import the "
             "type at run time, not under TYPE_CHECKING"
         ) from error
     found = []
-    for parameter in list(inspect.signature(cls.__init__).parameters.values())[1:]:
+    last = constructors(cls)[-1]
+    for parameter in list(inspect.signature(constructor).parameters.values())[1:]:
+        if parameter.kind is parameter.VAR_KEYWORD and constructor is not last:
+            continue
         if parameter.kind not in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             raise PluginError(
                 f"{where}: constructor argument {parameter.name!r} must be an ordinary keyword "
-                "argument, because it is an option; *args and **kwargs have no names and types"
+                "argument, because it is an option; *args and **kwargs have no names and types, "
+                "unless a base class takes them"
             )
         if parameter.name not in hints:
             raise PluginError(
@@ -152,7 +177,7 @@ def options_of(cls: type[Component]) -> tuple[Option, ...]:
         nested, many = _nested(hint)
         nullable = type(None) in _arms(hint)
         found.append(Option(parameter.name, hint, parameter.default, nested, many, nullable))
-    return tuple(found)
+    return found
 
 
 @cache

@@ -56,11 +56,26 @@ class Demonstration:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two completions of a prompt, as a policy writes them, one of which people prefer."""
+    """Two completions of a prompt, as a policy writes them, one of which people prefer.
+
+    Attributes:
+        prompt: what they answer.
+        chosen: what is preferred.
+        rejected: what is not.
+        group: the group of people that the preference is of; empty if there are no groups.
+        annotator: whose preference it is; empty if that is not known.
+        chosen_scores: what people said of the preferred one, by a name of the task's; higher is
+            better.
+        rejected_scores: the same of the other one.
+    """
 
     prompt: Prompt
     chosen: str
     rejected: str
+    group: str = ""
+    annotator: str = ""
+    chosen_scores: Mapping[str, float] = field(default_factory=dict)
+    rejected_scores: Mapping[str, float] = field(default_factory=dict)
 
 
 # --- objectives --------------------------------------------------------------------------------
@@ -130,8 +145,9 @@ class Cost:
 class Batch:
     """Prompts and their sampled completions: what rewards and optimizers see.
 
-    Lazy values (:attr:`logprobs_BT`, :attr:`ref_logprobs_BT`, :attr:`hidden_BTD`) are computed by
-    the host at first use, once, and shared; outside the host they come from ``lazy``.
+    Lazy values (:attr:`logprobs_BT`, :attr:`ref_logprobs_BT`, :attr:`hidden_BTD`,
+    :attr:`greedy_scores_PK`) are computed by the host at first use, once, and shared; outside the
+    host they come from ``lazy``.
 
     Attributes:
         prompts_P: the prompts.
@@ -145,6 +161,10 @@ class Batch:
         conditions_PK: the weights written into each prompt, or None.
         token_rewards_BTK: per-token rewards where an objective gives them (its score is their
             sum), NaN columns where it does not; None if no objective does. Set by the host.
+        pairs_P: the preferences whose two completions these are, the preferred one first (group is
+            2); None if they are no preferences.
+        kept: tensors with the B rows (and T tokens) first that :meth:`Optimizer.advantages` leaves
+            for the loss, by name; empty at first.
     """
 
     def __init__(
@@ -160,6 +180,7 @@ class Batch:
         finished_B: Tensor,
         conditions_PK: Tensor | None = None,
         token_rewards_BTK: Tensor | None = None,
+        pairs_P: Sequence[Pair] | None = None,
         lazy: Mapping[str, Callable[[], Tensor]] | None = None,
     ) -> None:
         self.prompts_P = tuple(prompts_P)
@@ -172,6 +193,8 @@ class Batch:
         self.finished_B = finished_B
         self.conditions_PK = conditions_PK
         self.token_rewards_BTK = token_rewards_BTK
+        self.pairs_P = None if pairs_P is None else tuple(pairs_P)
+        self.kept: dict[str, Tensor] = {}
         self._lazy = dict(lazy or {})
         self._values: dict[str, Tensor] = {}
 
@@ -222,6 +245,11 @@ class Batch:
         """Last hidden states of the policy at the positions that predict each token."""
         return self._get("hidden")
 
+    @property
+    def greedy_scores_PK(self) -> Tensor:
+        """Raw scores of each prompt's likeliest completion, token by token; NaN as usual."""
+        return self._get("greedy_scores")
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -232,11 +260,18 @@ class Rows:
 
     Attributes:
         mask_BT: 1.0 on completion tokens, 0.0 on padding.
-        old_logprobs_BT: log-probabilities under the policy that sampled.
+        old_logprobs_BT: log-probabilities under the policy that sampled; for preferences, under
+            the policy at the beginning of the step.
         ref_logprobs_BT: under the reference policy; None unless the optimizer needs it.
         total_rows: rows of the whole mini-batch.
         total_tokens: completion tokens of the whole mini-batch.
         max_tokens: the rollout's token limit.
+        group: G, rows per prompt, if the optimizer has ``whole_groups``: rows are then
+            ``p * G + g``; else 1.
+        scores_BK: raw scores per objective; None unless they are preferences.
+        counts_K: how many prompts of the whole mini-batch have a loss for each objective; None
+            unless they are preferences.
+        kept: what :meth:`Optimizer.advantages` left in :attr:`Batch.kept`, of these rows.
     """
 
     mask_BT: Tensor
@@ -245,6 +280,10 @@ class Rows:
     total_rows: int
     total_tokens: int
     max_tokens: int
+    group: int = 1
+    scores_BK: Tensor | None = None
+    counts_K: Tensor | None = None
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

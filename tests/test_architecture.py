@@ -39,8 +39,9 @@ LEAVES = {
     "maths": {"types"},
     "execution": {"errors", "types", "components"},
     "weightings": {"errors", "types", "components", "maths", "pareto"},
+    "optimizers": {"errors", "types", "components", "maths"},
 }
-OPEN_TO_PLUGINS = {"pareto", "maths", "testing", "execution", "weightings"}
+OPEN_TO_PLUGINS = {"pareto", "maths", "testing", "execution", "weightings", "optimizers"}
 LAZY = ("torch", "transformers", "mlflow", "optuna", "botorch", "matplotlib", "plotly", "datasets")
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from moalign import Pair, Prompt, Task, Weighting, Weights, hookimpl
+from moalign import Pair, Prompt, Split, Task, Weighting, Weights, hookimpl
 from moalign_plugins.tasks.arithmetic import Arithmetic, _prose, _terse
 
 if TYPE_CHECKING:
@@ -52,11 +52,11 @@ class TwoFamilies(Arithmetic):
                 found.append(replace(prompt, fields={**prompt.fields, "family": family}))
         return found
 
-    def pairs(self, seed: int) -> Sequence[Pair]:
-        """Return preferences on train prompts, in an order that the seed chooses."""
-        train = [prompt for prompt in self.prompts() if prompt.split == "train"]
+    def pairs(self, seed: int, split: Split = "train") -> Sequence[Pair]:
+        """Return preferences on the prompts of a split, in an order that the seed chooses."""
+        prompts = [prompt for prompt in self.prompts() if prompt.split == split]
         rng = Random(f"two families {seed}")
-        return [_pair(prompt) for prompt in rng.sample(train, min(PAIRS, len(train)))]
+        return [_pair(prompt) for prompt in rng.sample(prompts, min(PAIRS, len(prompts)))]
 
 
 def _pair(prompt: Prompt) -> Pair:

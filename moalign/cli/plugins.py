@@ -15,7 +15,7 @@ import typer
 from moalign.cli.common import PluginFiles, is_terminal, new_console
 from moalign.components import KINDS, Component
 from moalign.errors import OptionError, PluginError, nearest
-from moalign.options import Option, options_of
+from moalign.options import Option, constructors, options_of
 from moalign.plugins import NAME, Catalogue, Entry, load
 
 if TYPE_CHECKING:
@@ -144,8 +144,15 @@ def _plain(value: Any) -> str:
 
 
 def _described(cls: type[Component]) -> dict[str, str]:
-    """Return what the ``Args:`` section of a constructor, own or inherited, says of arguments."""
-    text = inspect.getdoc(cls.__init__) or ""
+    """Return what the ``Args:`` sections of the constructors that take options say of them."""
+    found: dict[str, str] = {}
+    for constructor in reversed(constructors(cls)):
+        found |= _arguments(inspect.getdoc(constructor) or "")
+    return found
+
+
+def _arguments(text: str) -> dict[str, str]:
+    """Return what the ``Args:`` section of a docstring says of arguments, by name."""
     _, _, arguments = text.partition("Args:\n")
     found: dict[str, str] = {}
     name = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from moalign.maths.aggregate import Aggregation, aggregate
 from moalign.maths.kl import LARGEST_LOG_RATIO, KlEstimator, kl_estimate
@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from moalign.types import Rows
+
+
+Ratio = Literal["token", "sequence"]
+"""What is clipped: each token's ratio, or the completion's geometric mean of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +28,11 @@ class ClippedSurrogate:
         l = min(l, -A dual_clip)     where A < 0
         loss = aggregate(l + kl_coefficient * KL estimate)
 
+    With ``ratio: sequence`` every token of a completion has ``r = exp(mean_t(logprob_t - old_t))``.
+
     Source: Schulman et al. 2017, arXiv 1707.06347, equation 7; dual clip: Ye et al. 2020, arXiv
-    1912.09729; separate bounds: Yu et al. 2025, arXiv 2503.14476 (DAPO).
+    1912.09729; separate bounds: Yu et al. 2025, arXiv 2503.14476 (DAPO); ratio of sequences: Zheng
+    et al. 2025, arXiv 2507.18071 (GSPO).
 
     Attributes:
         clip_low: how far below 1 a ratio may still earn gradient, > 0.
@@ -34,6 +41,7 @@ class ClippedSurrogate:
         kl_coefficient: weight of the divergence from the reference, >= 0.
         kl_estimator: how that divergence is estimated.
         aggregation: how token losses become one.
+        ratio: of each token, or one for all tokens of a completion.
     """
 
     clip_low: float
@@ -42,6 +50,7 @@ class ClippedSurrogate:
     kl_coefficient: float
     kl_estimator: KlEstimator
     aggregation: Aggregation
+    ratio: Ratio = "token"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -60,6 +69,9 @@ class ClippedSurrogate:
         padding = rows.mask_BT == 0
         # Masked before the exponential: what padding holds reaches neither value nor gradient.
         log_ratio_BT = (logprobs_BT - rows.old_logprobs_BT).masked_fill(padding, 0.0)
+        if self.ratio == "sequence":
+            lengths_B1 = rows.mask_BT.sum(-1, keepdim=True).clamp(min=1.0)
+            log_ratio_BT = (log_ratio_BT.sum(-1, keepdim=True) / lengths_B1) * rows.mask_BT
         ratio_BT = log_ratio_BT.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp()
         losses_BT, clipped_BT = self._token_losses(ratio_BT, advantages_BT)
         old = kl_estimate(logprobs_BT.detach(), rows.old_logprobs_BT, "k3")

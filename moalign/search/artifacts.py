@@ -26,9 +26,10 @@ from moalign.study.study import Study
 from moalign.training import checkpoint
 from moalign.training.evaluation import Evaluator
 from moalign.training.policy import Policy, choose_device_and_dtype
+from moalign.training.preferences import sampled_texts
 from moalign.training.preparation import preparation
 from moalign.training.scoring import Column
-from moalign.training.splits import needed_splits, split_prompts
+from moalign.training.splits import measured_prompts, needed_splits, split_prompts
 from moalign.types import Cost
 
 _PREPARED = "prepared"
@@ -78,6 +79,7 @@ def ensure_base(study: Study, run: RunFolder, progress: Progress) -> Path:
     folder = _built(study, run, progress)
     progress(1.0, "base policy ready")
     prepared(study, run, progress)
+    samples(study, run, progress)
     return folder
 
 
@@ -223,6 +225,56 @@ def prepared(study: Study, run: RunFolder, progress: Progress = _silent) -> dict
                 f"{error}; make room there and run the same command again"
             ) from error
     return checkpoint.load_state(folder, _PREPARED)
+
+
+def samples(
+    study: Study, run: RunFolder, progress: Progress = _silent
+) -> dict[str, list[str]] | None:
+    """Return what the base policy writes for train prompts, by prompt id.
+
+    Only for an optimizer that learns from pairs made of samples; else None. Sampled once and
+    cached with the artifacts.
+
+    Args:
+        study: gives task, rollout and how many samples.
+        run: its ``artifacts`` folder is the cache.
+        progress: called with the share done in [0, 1] and a few words.
+
+    Raises:
+        RecordError: it cannot be written.
+    """
+    section = study.section.training.pairs
+    if section.source == "task" or study.new_optimizer().learns_from == "rollouts":
+        return None
+    prompts = split_prompts(study.task, ("train",))["train"]
+    chosen = measured_prompts(prompts, section.prompts, study.seed)
+    recipe = {
+        "base": base_folder(study, run).name,
+        "task": study.data["task"],
+        "prompts": [(p.id, p.text) for p in chosen],
+        "samples": section.samples,
+        "rollout": study.data["rollout"],
+        "seed": study.seed,
+    }
+    folder = run.artifacts / f"samples-{_digest(recipe)}"
+    if not folder.is_dir():
+        beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+        shutil.rmtree(beside, ignore_errors=True)
+        policy = base_policy(study, run, {})
+        written, cost = sampled_texts(study, policy, chosen, section.samples, progress)
+        try:
+            beside.mkdir(parents=True)
+            write_atomically(beside / "texts.json", json.dumps(written))
+            write_atomically(beside / "cost.json", json.dumps(cost.to_json()))
+            checkpoint.publish(beside, folder)
+        except OSError as error:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise RecordError(
+                f"{run.artifacts}: the base policy's samples cannot be written: {error}; make room "
+                "there and run the same command again"
+            ) from error
+    found: dict[str, list[str]] = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
+    return found
 
 
 def calibration(study: Study, run: RunFolder) -> tuple[Tensor, Tensor] | None:

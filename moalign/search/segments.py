@@ -15,7 +15,7 @@ from torch import Tensor
 from moalign import plugins
 from moalign.errors import PluginError, RecordError
 from moalign.plugins import Catalogue
-from moalign.search.artifacts import base_policy, calibration, prepared
+from moalign.search.artifacts import base_policy, calibration, prepared, samples
 from moalign.search.folders import RunFolder
 from moalign.search.measurements import Measured, Measurements
 from moalign.study.document import Document
@@ -177,6 +177,7 @@ def begun(task: SegmentTask, run: RunFolder, study: Study, cache: dict[str, Any]
         task.total,
         calibration=calibration(study, run),
         prepared=prepared(study, run),
+        samples=samples(study, run),
     )
 
 

@@ -10,6 +10,7 @@ from moalign.options import options_of
 from moalign.plugins import split_reference
 from moalign.study import paths, space
 from moalign.study.document import Document
+from moalign.study.learning import check_learning
 from moalign.study.study import Study, complete_preference
 
 
@@ -30,6 +31,7 @@ def check_together(
     _check_preference(doc, study)
     _check_training(doc, study)
     _check_needs(doc, study)
+    check_learning(doc, study)
     _check_search(doc, study, recheck)
     for index, preference in enumerate(_listed(study.section.report.preferences)):
         _at(doc, ("report", "preferences", index), complete_preference, preference,
@@ -128,7 +130,7 @@ def _check_weights(
 def _check_training(doc: Document, study: Study) -> None:
     training, optimizer = study.section.training, study.new_optimizer()
     weighting = study.new_weighting()
-    if training.group < optimizer.min_group:
+    if optimizer.learns_from != "pairs" and training.group < optimizer.min_group:
         raise StudyError(
             f"{doc.where(('training', 'group'))}: optimizer {optimizer.name} compares completions "
             f"of one prompt, so group must be at least {optimizer.min_group}; found "
@@ -201,7 +203,7 @@ def without_lora(where: str = "") -> str:
 
 
 def _check_needs(doc: Document, study: Study) -> None:
-    allowed = {"logprobs", "ref_logprobs", "hidden"}
+    allowed = {"logprobs", "ref_logprobs", "hidden", "pairs"}
     for name, reward in study.new_rewards().items():
         for need in sorted(reward.needs):
             if not need.startswith("field:") and need not in allowed:
@@ -212,30 +214,19 @@ def _check_needs(doc: Document, study: Study) -> None:
                 )
     weighting = study.new_weighting()
     known = {"signed", "unnormalised", "conditioned", "prompt-weights"}
-    known |= {"gradient-weights", "response-scores"}
+    known |= {"gradient-weights", "response-scores", "offline"}
     for declared in sorted(weighting.declares - known):
         raise StudyError(
             f"{doc.where(('weighting',))}: weighting {weighting.name} declares {declared!r}, which "
             f"says nothing; {nearest(declared, known)}"
         )
-    provided = {"gram", "steer", "prompt_features", "pairs"}
+    provided = {"gram", "steer", "prompt_features", "pairs", "losses"}
     for need in sorted(weighting.needs):
         if need not in provided:
             raise StudyError(
                 f"{doc.where(('weighting',))}: weighting {weighting.name} needs {need!r}, which "
                 f"nothing provides; {nearest(need, provided)}"
             )
-    optimizer = study.new_optimizer()
-    for need in sorted(optimizer.needs - {"ref_logprobs"}):
-        raise StudyError(
-            f"{doc.where(('training', 'optimizer'))}: optimizer {optimizer.name} needs {need!r}, "
-            "which nothing provides; allowed: ref_logprobs"
-        )
-    if optimizer.learns_from != "rollouts":
-        raise StudyError(
-            f"{doc.where(('training', 'optimizer'))}: optimizer {optimizer.name} learns from "
-            f"{optimizer.learns_from}; this version trains from rollouts only"
-        )
     if study.policy.condition == "weights" and "conditioned" not in weighting.declares:
         raise StudyError(
             f"{doc.where(('policy',))}: the policy reads weights in its prompt, but weighting "

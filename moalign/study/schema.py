@@ -57,6 +57,19 @@ class GradientsSection(Section):
         return layers
 
 
+class PairsSection(Section):
+    """Which preferences an optimizer learns from that learns from pairs."""
+
+    source: Literal["task", "samples"] = "task"
+    """`task`: its own; `samples`: what the base policy writes, told apart by the rewards."""
+    samples: Annotated[int, Field(ge=2)] = 4
+    """Completions of each train prompt that the base policy writes, once before training."""
+    prompts: Annotated[int, Field(ge=1)] = 1000
+    """Most train prompts that it writes for, taken evenly over units."""
+    size: Annotated[int, Field(ge=2)] = 2
+    """Completions of a prompt that are compared at a time; more than 2 need `samples`."""
+
+
 class TrainingSection(Section):
     """How one trial trains."""
 
@@ -88,6 +101,8 @@ class TrainingSection(Section):
     """Updates per pass over a rollout; prompts are dealt to them at random."""
     micro_tokens: Annotated[int, Field(ge=1)] = 2048
     """Most tokens, padding included, in one forward pass; raise it on a GPU."""
+    pairs: PairsSection = PairsSection()
+    """Which preferences an optimizer learns from that learns from pairs."""
     gradients: GradientsSection = GradientsSection()
     """Which gradients weightings compare that look at gradients."""
     threads: Annotated[int, Field(ge=1)] = 1

@@ -47,6 +47,7 @@ def coefficients(
         ref_logprobs_BT=None
         if rows.ref_logprobs_BT is None
         else rows.ref_logprobs_BT.repeat(count, 1),
+        kept={n: kept.repeat(count, *[1] * (kept.ndim - 1)) for n, kept in rows.kept.items()},
     )
     leaf = logprobs_BT.detach().repeat(count, 1).requires_grad_()
     state = copy.deepcopy(optimizer.state_dict())
@@ -55,6 +56,33 @@ def coefficients(
     (slope,) = torch.autograd.grad(loss, leaf, materialize_grads=True)
     slope_kBT = slope.view(count, *logprobs_BT.shape) * rows.mask_BT
     return slope_kBT[-1] - slope_kBT[:-1]
+
+
+def loss_coefficients(optimizer: Optimizer, logprobs_BT: Tensor, rows: Rows) -> Tensor:
+    """Return the same for preferences: how fast each objective's own loss falls.
+
+    ``C_k = - d mean_p loss_pk / d logprob``, the mean over the prompts of the mini-batch that the
+    objective applies to.
+
+    Args:
+        optimizer: its state is left as it was.
+        logprobs_BT: without gradient.
+        rows: whole groups, with scores and counts.
+
+    Returns:
+        float32 [K, B, T], 0 on padding.
+    """
+    assert rows.counts_K is not None, "rows of preferences have counts"
+    leaf = logprobs_BT.detach().clone().requires_grad_()
+    state = copy.deepcopy(optimizer.state_dict())
+    losses_PK, _ = optimizer.losses(leaf, rows)
+    optimizer.load_state_dict(state)
+    means_K = losses_PK.where(~losses_PK.isnan(), 0.0).sum(0) / rows.counts_K.clamp(min=1)
+    slopes = [
+        torch.autograd.grad(mean, leaf, retain_graph=True, materialize_grads=True)[0]
+        for mean in means_K
+    ]
+    return -torch.stack(slopes) * rows.mask_BT
 
 
 def factorised(coefficients_KBT: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -31,6 +31,25 @@ def check_advantages(
         raise NonFiniteError(f"optimizer {optimizer.name} returned advantages that are not finite")
 
 
+def check_selected(optimizer: Optimizer, chosen: Tensor, shape: Sequence[int]) -> None:
+    """Check which completions an optimizer learns from.
+
+    Raises:
+        ContractError: not [P, S] different indices below G.
+    """
+    prompts, group = shape
+    fits = chosen.ndim == 2 and len(chosen) == prompts and 1 <= chosen.shape[1] <= group
+    if fits and not chosen.is_floating_point():
+        ordered = chosen.sort(1).values
+        fits = bool(((ordered >= 0) & (ordered < group)).all())
+        if fits and not (ordered[:, 1:] == ordered[:, :-1]).any():
+            return
+    raise ContractError(
+        f"optimizer {optimizer.name}: select() must return [P, S] integers, for each of "
+        f"{prompts} prompts different indices from 0 to {group - 1}; found {chosen.tolist()}"
+    )
+
+
 def check_returned(weighting: Weighting, returned: Weights | ResponseScores, step: Step) -> None:
     """Check what a weighting returned against its contract.
 

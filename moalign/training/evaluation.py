@@ -1,4 +1,9 @@
-"""Measuring a policy on a split, with the same random numbers for every policy."""
+"""Measuring a policy on a split, with the same random numbers for every policy.
+
+Most objectives are measured by what the policy writes. One whose reward needs ``pairs`` is measured
+by how often the policy agrees with it: the share of held-out pairs whose better completion has
+become likelier, against the reference policy, than the other. At the base policy that is 1/2.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +18,16 @@ from moalign.errors import DataError
 from moalign.study.study import Study
 from moalign.training import seeds
 from moalign.training.policy import Policy
+from moalign.training.preferences import (
+    Candidate,
+    candidates,
+    measured_candidates,
+    preference_batch,
+)
 from moalign.training.rollout import sample
-from moalign.training.scoring import Column, score, unchanged
+from moalign.training.scoring import Column, grouped, score, unchanged
 from moalign.training.splits import measured_prompts
-from moalign.types import Cost, Evaluation, Prompt, Split
+from moalign.types import Batch, Cost, Evaluation, Prompt, Split
 
 SAMPLES_KEPT = 8
 """How many completions an evaluation keeps for people to read."""
@@ -48,6 +59,9 @@ class Evaluator:
         self.study = study
         self.prompts = prompts
         self.columns = list(columns)
+        self._written = [k for k, c in enumerate(self.columns) if "pairs" not in c.reward.needs]
+        self._agreed = [k for k, c in enumerate(self.columns) if "pairs" in c.reward.needs]
+        self._candidates: dict[Split, Sequence[Candidate]] = {}
         self.own_conditions = own_conditions
 
     def evaluate(
@@ -68,9 +82,16 @@ class Evaluator:
             DataError: an objective applied to no prompt of the split.
         """
         spent = Cost()
-        prompts, scores_PSK, samples = self.sampled_scores(policy, split, condition, spent)
+        prompts: list[Prompt] = []
+        values_PK = torch.zeros(0, len(self.columns), dtype=torch.float64)
+        samples: tuple[Mapping[str, Any], ...] = ()
+        if self._written:
+            prompts, scores_PSK, samples = self.sampled_scores(policy, split, condition, spent)
+            values_PK = scores_PSK.double().nanmean(1)
+        if self._agreed:
+            compared, agreement_PK = self._agreement(policy, split, condition, spent)
+            prompts, values_PK = [*prompts, *compared], torch.cat([values_PK, agreement_PK])
         cost.add(spent)
-        values_PK = scores_PSK.double().nanmean(1)
         names = tuple(column.name for column in self.columns)
         units = list(dict.fromkeys(prompt.unit for prompt in prompts))
         values_UK = []
@@ -129,7 +150,7 @@ class Evaluator:
             # For rewards that draw from torch's own generator: every policy the same numbers.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seeds.key(study.seed, split, start))
-                scores_BK = score(batch, self.columns).scores_BK.cpu()
+                scores_BK = self._scores(batch, self._written)
             scores.append(scores_BK.view(len(part), settings.samples, -1))
             for p in range(min(len(part), SAMPLES_KEPT - len(samples))):
                 b = p * settings.samples
@@ -142,6 +163,42 @@ class Evaluator:
                     }
                 )
         return prompts, torch.cat(scores), tuple(samples)
+
+    def _scores(self, batch: Batch, columns: Sequence[int]) -> Tensor:
+        """Return raw scores of some columns, NaN in the others; [B, K] on the CPU."""
+        scores_BK = torch.full((batch.rows, len(self.columns)), torch.nan)
+        chosen = [self.columns[k] for k in columns]
+        scores_BK[:, list(columns)] = score(batch, chosen).scores_BK.cpu()
+        return scores_BK
+
+    def _agreement(
+        self, policy: Policy, split: Split, condition: Mapping[str, float] | None, cost: Cost
+    ) -> tuple[list[Prompt], Tensor]:
+        """Return prompts of pairs, and whether the policy agrees with each objective, [P, K].
+
+        1 if it does, 0 if not, 1/2 if it finds both equally likely against the reference; NaN
+        where an objective prefers neither.
+        """
+        study = self.study
+        if split not in self._candidates:
+            found = candidates(study, policy, split, self.prompts[split])
+            self._candidates[split] = found.usable
+        chosen = measured_candidates(
+            self._candidates[split], study.section.evaluation.prompts, study.seed
+        )
+        trained = [o.name for o in study.train_objectives]
+        agreement = []
+        for start in range(0, len(chosen), CHUNK // 2):
+            part = chosen[start : start + CHUNK // 2]
+            conditions_PK = self._conditions([c.prompt for c in part], condition, trained)
+            batch = preference_batch(study, policy, part, conditions_PK=conditions_PK, cost=cost)
+            scores_P2K = grouped(self._scores(batch, self._agreed), batch)
+            ratios_B = (batch.logprobs_BT - batch.ref_logprobs_BT).sum(-1).double().cpu()
+            gain_P1 = ratios_B.view(-1, 2, 1)[:, 0] - ratios_B.view(-1, 2, 1)[:, 1]
+            margin_PK = (scores_P2K[:, 0] - scores_P2K[:, 1]).double()
+            agrees_PK = 0.5 + 0.5 * gain_P1.sign() * margin_PK.sign()
+            agreement.append(agrees_PK.masked_fill(margin_PK == 0, torch.nan))
+        return [c.prompt for c in chosen], torch.cat(agreement)
 
     def _conditions(
         self, prompts: Sequence[Prompt], condition: Mapping[str, float] | None, names: Sequence[str]

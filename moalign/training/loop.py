@@ -1,4 +1,4 @@
-"""One trial's training, top to bottom: rollout, scores, advantages, weights, loss, update.
+"""One trial's training, top to bottom: batch, scores, advantages, weights, loss, update.
 
 ``P`` prompts, ``G`` completions each, ``B = P*G`` rows, ``T`` tokens, ``K`` training objectives.
 """
@@ -6,28 +6,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from moalign.components import Optimizer, Stateful, Weighting
-from moalign.errors import ContractError, NonFiniteError
+from moalign.errors import ContractError
 from moalign.maths.combine import combine, scalarise, scalarise_tokens
 from moalign.study.study import Study
 from moalign.training import seeds
-from moalign.training.coefficients import coefficients
 from moalign.training.contracts import (
     check_advantages,
     check_prompt_weights,
     check_returned,
+    check_selected,
 )
 from moalign.training.evaluation import Evaluator
-from moalign.training.gradients import GradientEngine, MicroBatch, PolicyGradients
+from moalign.training.gradients import GradientEngine, PolicyGradients
 from moalign.training.metrics import describe
 from moalign.training.notes import Notes
-from moalign.training.policy import Policy, micro_batches
+from moalign.training.passes import Lesson, Passes, all_rows, mini_batches
+from moalign.training.policy import Policy
+from moalign.training.preferences import (
+    Candidate,
+    candidates,
+    labels,
+    preference_batch,
+    same_size,
+    step_candidates,
+)
 from moalign.training.rollout import sample
 from moalign.training.scoring import Column, grouped, score, unchanged
 from moalign.training.splits import needed_splits, split_prompts, step_prompts
@@ -38,7 +48,6 @@ from moalign.types import (
     Objective,
     Prompt,
     ResponseScores,
-    Rows,
     Split,
     Step,
     Weights,
@@ -63,6 +72,7 @@ class Trial:
         *,
         calibration: tuple[Tensor, Tensor] | None = None,
         prepared: Mapping[str, Any] | None = None,
+        samples: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Set up a trial at step 0.
 
@@ -74,6 +84,7 @@ class Trial:
             calibration: mean and deviation per training objective, [K] each, for
                 ``scale: calibrated``.
             prepared: what the weighting's own stage before training gave, if it has one.
+            samples: completions of the base policy by prompt id, for ``pairs: {source: samples}``.
         """
         self.study = study
         self.trial = trial
@@ -102,14 +113,28 @@ class Trial:
         self.evaluator = Evaluator(
             study, self.prompts, self.columns, self._prompt_weights if asks else None
         )
+        self.candidates: Sequence[Candidate] = ()
+        self._left_out: list[str] = []
+        if self.optimizer.learns_from != "rollouts":
+            found = candidates(study, policy, "train", self.prompts["train"], samples)
+            self.candidates, self._left_out = found.usable, found.notes("train")
         self.parameters = [p for _, p in policy.trainable()]
         self.engine = GradientEngine(policy, self.training.gradients)
+        self.optimizer.begin(self.objectives, policy.width, seeds.key(study.seed, trial, "begin"))
+        self.passes = Passes(study, policy, self.optimizer, self.engine, self.cost)
         self.torch_optimizer = torch.optim.AdamW(
-            self.parameters,
+            self._parameter_groups(),
             lr=self.training.learning_rate,
             betas=(0.9, 0.999),
             weight_decay=self.training.weight_decay,
         )
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        groups: list[dict[str, Any]] = [{"params": self.parameters}]
+        own = [parameter.to(self.policy.device) for parameter in self.optimizer.parameters()]
+        if own:
+            groups.append({"params": own, "weight_decay": 0.0})
+        return groups
 
     # --- the step ------------------------------------------------------------------------------
 
@@ -124,26 +149,19 @@ class Trial:
         # For components that draw from torch's own generator; ours are keyed.
         torch.manual_seed(seeds.key(self.study.seed, self.trial, self.index))
         rate = self.learning_rate()
-        batch = self.rollout("train", self.index)
-        everything = score(batch, self.columns)
-        scores = everything.select(self.trained)
-        batch.token_rewards_BTK = scores.token_rewards_BTK
-        scores_PGK = grouped(scores.scores_BK, batch)
-        advantages_BTK = self._advantages(scores_PGK, batch)
-        gradients = self._gradients(batch, advantages_BTK)
-        step = self._step(batch, scores_PGK, advantages_BTK, rate, gradients)
+        lessons = self._lessons()
+        first = lessons[0]  # what the weighting looks at: the rollout, if there is one
+        columns_BTK = self._columns(first)
+        gradients = self._gradients(first, columns_BTK)
+        step = self._step(first, columns_BTK, rate, gradients)
         returned = self.weighting.weigh(step)
         check_returned(self.weighting, returned, step)
-        metrics = describe(step, returned, [c.name for c in self.columns], everything)
-        metrics |= self._update(step, returned, rate, gradients)
-        self.notes = self._notes.new([*returned.notes, *gradients.notes(), *self._notes.flat(step)])
+        metrics = describe(step, returned, [c.name for c in self.columns], first)
+        metrics |= self._update(lessons, step, returned, rate, gradients)
+        said = [*returned.notes, *gradients.notes(), *self._notes.flat(step), *self._left_out]
+        self.notes = self._notes.new(said)
         self.index += 1
         return metrics
-
-    def _advantages(self, scores_PGK: Tensor, batch: Batch) -> Tensor:
-        advantages = self.optimizer.advantages(scores_PGK, batch)
-        check_advantages(self.optimizer, advantages, batch, scores_PGK.shape[-1])
-        return advantages
 
     def learning_rate(self) -> float:
         """Return this step's learning rate: warm-up, then the schedule over the full length."""
@@ -156,6 +174,36 @@ class Trial:
         if t.schedule == "cosine":
             return t.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
         return t.learning_rate
+
+    def _lessons(self) -> list[Lesson]:
+        """Return what this step learns from: a rollout, preferences, or both; scored."""
+        found = []
+        if self.optimizer.learns_from != "pairs":
+            found.append(self._scored(self.rollout("train", self.index)))
+        if self.optimizer.learns_from != "rollouts":
+            found.append(self._scored(self._preferences(), preferences=True))
+        return found
+
+    def _scored(self, batch: Batch, preferences: bool = False) -> Lesson:
+        if preferences:  # monitored objectives are about what the policy itself writes
+            everything = scores = score(batch, [self.columns[k] for k in self.trained])
+        else:
+            everything = score(batch, self.columns)
+            scores = everything.select(self.trained)
+        batch.token_rewards_BTK = scores.token_rewards_BTK
+        return Lesson(batch, everything, scores.scores_BK, preferences, all_rows(batch))
+
+    def _columns(self, lesson: Lesson) -> Tensor:
+        """Return advantages per objective, or of preferences what each objective prefers."""
+        scores_PGK = grouped(lesson.scores_BK, lesson.batch)
+        if lesson.preferences:
+            return labels(scores_PGK)
+        return self._advantages(scores_PGK, lesson.batch)
+
+    def _advantages(self, scores_PGK: Tensor, batch: Batch) -> Tensor:
+        advantages = self.optimizer.advantages(scores_PGK, batch)
+        check_advantages(self.optimizer, advantages, batch, scores_PGK.shape[-1])
+        return advantages
 
     def rollout(self, split: Split, index: int) -> Batch:
         """Sample this step's batch from the current policy."""
@@ -194,24 +242,37 @@ class Trial:
             conditions_PK[::2] = self.evaluator.own_conditions(prompts[::2])
         return conditions_PK
 
+    def _preferences(self) -> Batch:
+        """Return this step's preferences; nothing is sampled."""
+        t, key = self.training, (self.study.seed, self.trial)
+        size = t.pairs.size
+        chosen = step_candidates(self.candidates, t.prompts, size, self.index, *key, "preferences")
+        return preference_batch(
+            self.study,
+            self.policy,
+            same_size(chosen, size),
+            conditions_PK=self._conditions([c.prompt for c in chosen], self.index),
+            cost=self.cost,
+        )
+
     def _step(
         self,
-        batch: Batch,
-        scores_PGK: Tensor,
-        advantages_BTK: Tensor,
+        lesson: Lesson,
+        columns_BTK: Tensor,
         rate: float,
         gradients: PolicyGradients,
     ) -> Step:
-        needs = self.weighting.needs
+        needs, batch = self.weighting.needs, lesson.batch
         return Step(
             objectives=self.objectives,
             preference_K=self.preference_K,
             index=self.index,
             total=self.total,
             learning_rate=rate,
-            scores_PGK=scores_PGK.cpu(),
-            advantages_BTK=advantages_BTK.cpu(),
+            scores_PGK=grouped(lesson.scores_BK, batch).cpu(),
+            advantages_BTK=columns_BTK.cpu(),
             batch=batch,
+            losses_K=self._losses(lesson) if "losses" in needs else None,
             gram=(lambda probes: self._gram(gradients, probes)) if "gram" in needs else None,
             gradient_norms=gradients.norms_K if "gram" in needs else None,
             prompt_features=(lambda: self._prompt_features(batch.prompts_P))
@@ -219,6 +280,14 @@ class Trial:
             else None,
             evaluate=self._evaluate_during_training if "steer" in needs else None,
         )
+
+    @torch.no_grad()
+    def _losses(self, lesson: Lesson) -> Tensor:
+        """Return the mean loss per objective before the update, [K]; NaN where it has none."""
+        logprobs_BT = lesson.batch.logprobs_BT
+        rows = self.passes.rows(lesson, lesson.rows_PS, lesson.rows_PS.flatten(), logprobs_BT)
+        losses_PK, _ = self.optimizer.losses(logprobs_BT, rows)
+        return losses_PK.nanmean(0).cpu()
 
     def _combined(self, step: Step, returned: Weights | ResponseScores) -> Tensor:
         """Return the advantage that the loss uses, [B, T] or [B, 1], on the policy's device."""
@@ -257,161 +326,84 @@ class Trial:
         mean_K, deviation_K = (value.to(scores_PGK) for value in self.calibration)
         return (scores_PGK - mean_K) / deviation_K, deviation_K
 
+    def _taught(self, lesson: Lesson, step: Step, returned: Weights | ResponseScores) -> Lesson:
+        """Return a lesson with what its loss needs to know of the weights."""
+        if not lesson.preferences:
+            advantages_BT = self._combined(step, returned)
+            return replace(
+                lesson, advantages_BT=advantages_BT, rows_PS=self._selected(lesson, advantages_BT)
+            )
+        if isinstance(returned, ResponseScores):
+            raise ContractError(
+                f"weighting {self.weighting.name} scores completions, and optimizer "
+                f"{self.optimizer.name} learns from preferences, which need weights"
+            )
+        prompts, objectives = len(lesson.batch.prompts_P), len(self.objectives)
+        weights = (returned.values * torch.as_tensor(returned.gain).unsqueeze(-1)).float()
+        if weights.ndim > 1:  # beside a rollout, whose prompts are others: what they have in common
+            weights = weights.mean(1) if step.batch is lesson.batch else weights.mean((0, 1))
+        weights_PK = weights.to(self.policy.device).expand(prompts, objectives)
+        return replace(lesson, weights_PK=weights_PK)
+
+    def _selected(self, lesson: Lesson, advantages_BT: Tensor) -> Tensor:
+        """Return the rows that the loss learns from, [P, S]."""
+        rows_PG, mask_BT = all_rows(lesson.batch), lesson.batch.mask_BT
+        mean_B = (advantages_BT * mask_BT).sum(-1) / mask_BT.sum(-1).clamp(min=1)
+        chosen_PS = self.optimizer.select(mean_B.view(rows_PG.shape))
+        if chosen_PS is None:
+            return rows_PG
+        check_selected(self.optimizer, chosen_PS, rows_PG.shape)
+        return rows_PG.gather(1, chosen_PS.cpu())
+
     def _update(
         self,
+        lessons: Sequence[Lesson],
         step: Step,
         returned: Weights | ResponseScores,
         rate: float,
         gradients: PolicyGradients,
     ) -> dict[str, float]:
-        """Take the gradient steps of one rollout and return their mean metrics.
+        """Take the gradient steps of one batch and return their mean metrics.
 
         If the batch's gradients are known, and the update is one step on the whole batch, their
         pass serves it, too.
         """
-        batch = step.batch
-        for group in self.torch_optimizer.param_groups:
-            group["lr"] = rate
-        on_policy = self.optimizer.epochs == 1 and self.training.minibatches == 1
-        if not on_policy:
+        self._set_learning_rate(rate)
+        epochs, count = self.optimizer.epochs, self.training.minibatches
+        once = epochs == 1 and count == 1
+        old = [
+            None
+            if ls.preferences or (once and not ls.batch.has("logprobs"))
+            else ls.batch.logprobs_BT
+            for ls in lessons
+        ]
+        taught = [self._taught(lesson, step, returned) for lesson in lessons]
+        known = gradients if once and len(lessons) == 1 else None
+        if known is None:
             gradients.free()  # they are of the whole batch, and of the policy that sampled it
-        old_BT = None if on_policy and not batch.has("logprobs") else batch.logprobs_BT
-        advantages_BT = self._combined(step, returned)
         totals: dict[str, float] = {}
-        updates = 0
-        for epoch in range(self.optimizer.epochs):
-            for rows in self._mini_batches(batch, epoch):
+        for epoch in range(epochs):
+            key = (self.study.seed, self.trial, self.index, "minibatches", epoch)
+            dealt = [mini_batches(len(ls.rows_PS), count, seeds.generator(*key)) for ls in lessons]
+            for prompts in zip(*dealt, strict=True):
                 changed = self.weighting.update_minibatch(step)
                 if changed is not None:
                     check_returned(self.weighting, changed, step)
-                    advantages_BT = self._combined(step, changed)
-                known = gradients if on_policy else None
-                metrics = self._mini_batch(batch, rows, advantages_BT, old_BT, known)
-                for name, value in metrics.items():
+                    taught = [self._taught(lesson, step, changed) for lesson in lessons]
+                parts = [(ls, ls.rows_PS[p]) for ls, p in zip(taught, prompts, strict=True)]
+                for name, value in self.passes.back(parts, old, known, self.index + 1).items():
                     totals[name] = totals.get(name, 0.0) + value
-                updates += 1
+                self.torch_optimizer.step()
         gradients.free()
-        return {name: value / updates for name, value in totals.items()} | gradients.metrics
+        means = {name: value / (epochs * count) for name, value in totals.items()}
+        return means | gradients.metrics
 
-    def _mini_batches(self, batch: Batch, epoch: int) -> list[Tensor]:
-        """Deal whole prompts to mini-batches at random; return the rows of each."""
-        prompts = len(batch.prompts_P)
-        rows_PG = torch.arange(batch.rows).view(prompts, batch.group)
-        count = self.training.minibatches
-        if count == 1:
-            return [rows_PG.flatten()]
-        key = (self.study.seed, self.trial, self.index, "minibatches", epoch)
-        order = torch.randperm(prompts, generator=seeds.generator(*key))
-        return [rows_PG[part].flatten() for part in order.tensor_split(count)]
-
-    def _mini_batch(
-        self,
-        batch: Batch,
-        rows: Tensor,
-        advantages_BT: Tensor,
-        old_BT: Tensor | None,
-        gradients: PolicyGradients | None,
-    ) -> dict[str, float]:
-        """Accumulate the gradients of a mini-batch over its micro-batches and take one step."""
-        self.torch_optimizer.zero_grad(set_to_none=True)
-        parts = self._micro_batches(batch, rows)
-
-        def pass_back(logprobs: Iterable[Tensor]) -> dict[str, Tensor]:
-            given = zip(parts, logprobs, strict=True)
-            return self._pass_back(batch, rows, given, advantages_BT, old_BT)
-
-        leaves = None if gradients is None else gradients.leaves()
-        totals = None
-        if gradients is not None and leaves is not None:
-            totals = pass_back(leaves)
-            if not gradients.assign(leaves):
-                totals = None
-        if totals is None:
-            if gradients is not None:
-                gradients.free()  # room for the pass
-            totals = pass_back(self._logprobs(batch, part) for part in parts)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.training.clip_norm)
-        if not (torch.isfinite(norm) and torch.isfinite(totals["loss"])):
-            raise NonFiniteError(
-                f"the loss ({float(totals['loss'])}) or its gradient (norm {float(norm)}) is not "
-                f"finite at step {self.index + 1}; a lower training.learning_rate may help"
-            )
-        self.torch_optimizer.step()
-        return {name: float(value) for name, value in totals.items()} | {
-            "gradient_norm": float(norm)
-        }
-
-    def _pass_back(
-        self,
-        batch: Batch,
-        rows: Tensor,
-        parts: Iterable[tuple[Tensor, Tensor]],
-        advantages_BT: Tensor,
-        old_BT: Tensor | None,
-    ) -> dict[str, Tensor]:
-        """Pass the loss of a mini-batch back to log-probabilities; return its metrics.
-
-        Args:
-            batch: gives mask and reference.
-            rows: of the mini-batch.
-            parts: its micro-batches: their rows and log-probabilities [B, T], one at a time.
-            advantages_BT: of the whole batch.
-            old_BT: log-probabilities of the whole batch under the policy that sampled; None: the
-                ones that are passed back to, without gradient.
-        """
-        totals: dict[str, Tensor] = {}
-        for part, logprobs_BT in parts:
-            longest = logprobs_BT.shape[1]
-            old = logprobs_BT.detach() if old_BT is None else old_BT[part, :longest]
-            share = self._share(batch, rows, part, old)
-            loss, metrics = self.optimizer.loss(logprobs_BT, share, advantages_BT[part, :longest])
-            loss.backward()  # type: ignore[no-untyped-call]
-            metrics = {**metrics, "loss": loss}
-            known_BT, mask_BT = logprobs_BT.detach(), share.mask_BT
-            metrics["entropy"] = -(known_BT * mask_BT).sum() / share.total_tokens
-            if batch.has("ref_logprobs"):  # else it would have to be computed for this alone
-                ratio_BT = known_BT - batch.ref_logprobs_BT[part, :longest]
-                metrics["kl"] = (ratio_BT * mask_BT).sum() / share.total_rows
-            for name, value in metrics.items():
-                totals[name] = totals.get(name, torch.zeros(())) + value.detach().cpu()
-        return totals
-
-    def _share(self, batch: Batch, rows: Tensor, part: Tensor, old_BT: Tensor) -> Rows:
-        """Return a micro-batch of a mini-batch's rows as a loss sees it."""
-        longest = old_BT.shape[1]
-        needs_reference = "ref_logprobs" in self.optimizer.needs
-        return Rows(
-            mask_BT=batch.mask_BT[part, :longest],
-            old_logprobs_BT=old_BT,
-            ref_logprobs_BT=batch.ref_logprobs_BT[part, :longest] if needs_reference else None,
-            total_rows=len(rows),
-            total_tokens=int(batch.mask_BT[rows].sum()),
-            max_tokens=self.study.rollout.max_tokens,
-        )
-
-    def _micro_batches(self, batch: Batch, rows: Tensor) -> list[Tensor]:
-        prompt_lengths = torch.tensor([len(ids) for ids in batch.prompt_ids_P])
-        lengths_B = batch.lengths_B().cpu() + prompt_lengths.repeat_interleave(batch.group)
-        parts = micro_batches(lengths_B[rows].tolist(), self.training.micro_tokens)
-        return [rows[torch.tensor(part)] for part in parts]
-
-    def _logprobs(self, batch: Batch, rows: Tensor, backwards: int = 1) -> Tensor:
-        """Forward some rows with gradient, to be passed back so many times; [rows, longest]."""
-        longest = int(batch.lengths_B()[rows].max())
-        tokens = self._tokens(batch, rows)
-        self.cost.add(Cost(forwarded=tokens, backwarded=backwards * tokens))
-        return self.policy.logprobs(
-            [batch.prompt_ids_P[int(b) // batch.group] for b in rows],
-            batch.ids_BT[rows, :longest],
-            batch.mask_BT[rows, :longest],
-            temperature=self.study.rollout.temperature,
-        )
-
-    @staticmethod
-    def _tokens(batch: Batch, rows: Tensor) -> int:
-        """Return how many tokens a pass over some rows is charged for."""
-        prompts = sum(len(batch.prompt_ids_P[int(b) // batch.group]) for b in rows)
-        return int(batch.mask_BT[rows].sum()) + prompts
+    def _set_learning_rate(self, rate: float) -> None:
+        """Set the policy's learning rate; what the optimizer trains beside it follows."""
+        policy, *own = self.torch_optimizer.param_groups
+        policy["lr"] = rate
+        for group in own:
+            group["lr"] = self.optimizer.own_learning_rate * rate / self.training.learning_rate
 
     # --- what a weighting may ask for ----------------------------------------------------------
 
@@ -426,45 +418,17 @@ class Trial:
 
     def _steer_gradient(self) -> PolicyGradients:
         """Return the gradient of what is preferred on a batch of the steer split."""
-        steer = self.rollout("steer", self.index)
         with unchanged(self.columns):
-            scores = score(steer, self.columns).select(self.trained)
-        steer.token_rewards_BTK = scores.token_rewards_BTK
-        steer_BTK = self._advantages(grouped(scores.scores_BK, steer), steer)
+            steer = self._scored(self.rollout("steer", self.index))
+        steer_BTK = self._columns(steer)
         preferred_K = self.preference_K.to(steer_BTK) * len(self.preference_K)
         return self._gradients(steer, (preferred_K * steer_BTK).sum(-1, keepdim=True))
 
-    def _gradients(self, batch: Batch, advantages_BTK: Tensor) -> PolicyGradients:
+    def _gradients(self, lesson: Lesson, columns_BTK: Tensor) -> PolicyGradients:
         """Return the gradient of each column of advantages, computed when it is asked for."""
-        rows = torch.arange(batch.rows)
-        owed = 0.0  # half a pass over an odd number of tokens: rounded once, not per micro-batch
-
-        def spend(part: Tensor, passes: float) -> None:
-            nonlocal owed
-            owed += passes * self._tokens(batch, part)
-            whole = int(owed)
-            owed -= whole
-            self.cost.add(Cost(backwarded=whole))
-
-        def micro_batch(part: Tensor) -> MicroBatch:
-            def objectives(logprobs_BT: Tensor) -> Tensor:
-                share = self._share(batch, rows, part, logprobs_BT)
-                columns_BTK = advantages_BTK[part, : logprobs_BT.shape[1]]
-                return coefficients(self.optimizer, logprobs_BT, share, columns_BTK)
-
-            return MicroBatch(
-                mask_BT=batch.mask_BT[part, : int(batch.lengths_B()[part].max())],
-                logprobs=lambda: self._logprobs(batch, part, backwards=0),
-                coefficients=objectives,
-                spend=lambda passes: spend(part, passes),
-            )
-
-        def parts() -> list[MicroBatch]:
-            return [micro_batch(part) for part in self._micro_batches(batch, rows)]
-
         # One projection per step: what is compared is projected alike.
         sketch = self.engine.sketch(self.study.seed, self.trial, self.index)
-        return PolicyGradients(self.engine, parts, advantages_BTK.shape[-1], sketch)
+        return self.passes.gradients(lesson, columns_BTK, sketch)
 
     def _prompt_features(self, prompts: Sequence[Prompt]) -> Tensor:
         ids_P = [self.policy.prompt_ids(prompt, None) for prompt in prompts]
@@ -518,7 +482,7 @@ class Trial:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take over a state that :meth:`state` returned."""
         self.index = int(state["index"])
-        self.cost = Cost(**state["cost"])
+        self.cost = self.passes.cost = Cost(**state["cost"])
         self.torch_optimizer.load_state_dict(state["torch_optimizer"])
         for name, part in self._stateful().items():
             part.load_state_dict(state["components"][name])

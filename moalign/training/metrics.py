@@ -7,24 +7,26 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from moalign.training.scoring import Scores, grouped
+from moalign.training.passes import Lesson
+from moalign.training.scoring import grouped
 from moalign.types import ResponseScores, Step, Weights
 
 
 def describe(
-    step: Step, returned: Weights | ResponseScores, columns: Sequence[str], everything: Scores
+    step: Step, returned: Weights | ResponseScores, columns: Sequence[str], lesson: Lesson
 ) -> dict[str, float]:
     """Return a step's metrics by name.
 
-    ``objective/NAME`` is the mean raw score; ``flat_groups/NAME`` the share of prompts without an
-    advantage; ``weight/NAME`` the mean weight; ``advantage_share/NAME`` is mean |w_k A_k| over
+    ``objective/NAME`` is the mean raw score of what the policy wrote; ``loss/NAME`` an objective's
+    own loss; ``flat_groups/NAME`` the share of prompts without an advantage, or without a
+    preference; ``weight/NAME`` the mean weight; ``advantage_share/NAME`` is mean |w_k A_k| over
     the sum of these.
 
     Args:
         step: what the weighting saw.
         returned: what it returned, checked.
         columns: names of all objectives, monitored ones included.
-        everything: their scores.
+        lesson: what the step learns from.
     """
     names, batch = step.names, step.batch
     metrics: dict[str, float] = {
@@ -32,10 +34,15 @@ def describe(
         "length": float(batch.lengths_B().float().mean()),
         "finished": float(batch.finished_B.float().mean()),
     }
-    means = everything.scores_BK.nanmean(0).tolist()
-    for name, mean in zip(columns, means, strict=True):
-        if not math.isnan(mean):
-            metrics[f"objective/{name}"] = mean
+    if not lesson.preferences:
+        means = lesson.everything.scores_BK.nanmean(0).tolist()
+        for name, mean in zip(columns, means, strict=True):
+            if not math.isnan(mean):
+                metrics[f"objective/{name}"] = mean
+    if step.losses_K is not None:
+        for name, loss in zip(names, step.losses_K.tolist(), strict=True):
+            if not math.isnan(loss):
+                metrics[f"loss/{name}"] = loss
     flat_K = grouped((step.advantages_BTK == 0).all(1), batch).all(1).float().mean(0)
     for k, name in enumerate(names):
         metrics[f"flat_groups/{name}"] = float(flat_K[k])

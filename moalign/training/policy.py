@@ -151,6 +151,18 @@ class Policy:
         )
         return texts
 
+    @property
+    def context(self) -> int | None:
+        """Most tokens that the model can read, prompt and completion; None if it has no limit."""
+        limit: int | None = getattr(self.model.config, "max_position_embeddings", None)
+        return limit
+
+    @property
+    def width(self) -> int:
+        """D, the size of a hidden state."""
+        embeddings: Any = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        return int(embeddings.weight.shape[1])
+
     # --- sampling ------------------------------------------------------------------------------
 
     def generate(

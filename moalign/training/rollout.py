@@ -9,7 +9,7 @@ from torch import Tensor
 
 from moalign.components import Completions, Rollout, Task
 from moalign.training.policy import Policy, micro_batches
-from moalign.types import Batch, Cost, Prompt
+from moalign.types import Batch, Cost, Pair, Prompt
 
 
 def sample(
@@ -39,10 +39,7 @@ def sample(
         micro_tokens: most tokens, padding included, in one forward pass of the lazy values.
         cost: charged for the lazy values when they are computed; sampling is the caller's.
     """
-    prompt_ids = [
-        policy.prompt_ids(prompt, _condition(conditions_PK, p, names))
-        for p, prompt in enumerate(prompts)
-    ]
+    prompt_ids = _prompt_ids(policy, prompts, conditions_PK, names)
     completions = policy.generate(rollout, prompt_ids, group=group, seeds_B=seeds_B)
     return _batch(
         policy,
@@ -65,21 +62,29 @@ def given(
     prompts: Sequence[Prompt],
     texts: Sequence[str],
     *,
+    group: int = 1,
+    conditions_PK: Tensor | None = None,
+    names: Sequence[str] = (),
+    pairs_P: Sequence[Pair] | None = None,
     micro_tokens: int,
     cost: Cost,
 ) -> Batch:
-    """Return given completions, one per prompt, as a batch: what a policy would have written.
+    """Return given completions as a batch: what a policy would have written.
 
     Args:
         policy: its tokenizer reads the completions; lazy values are its.
         rollout: gives the temperature of log-probabilities.
         task: makes surface texts.
         prompts: P prompts.
-        texts: a completion of each, without the end token, which is added.
+        texts: their B completions, without the end token, which is added.
+        group: G, completions of each prompt.
+        conditions_PK: weights written into the prompts, or None.
+        names: the K objectives that the conditions are about.
+        pairs_P: the preferences that they are, or None.
         micro_tokens: most tokens, padding included, in one forward pass of the lazy values.
         cost: charged for the lazy values.
     """
-    prompt_ids = [policy.prompt_ids(prompt, None) for prompt in prompts]
+    prompt_ids = _prompt_ids(policy, prompts, conditions_PK, names)
     rows = [policy.completion_ids(text) for text in texts]
     longest = max(map(len, rows))
     ids = [[*row, *[policy.pad_id] * (longest - len(row))] for row in rows]
@@ -96,8 +101,9 @@ def given(
         prompts,
         prompt_ids=prompt_ids,
         completions=completions,
-        group=1,
-        conditions_PK=None,
+        group=group,
+        conditions_PK=conditions_PK,
+        pairs_P=pairs_P,
         micro_tokens=micro_tokens,
         cost=cost,
     )
@@ -113,6 +119,7 @@ def _batch(
     completions: Completions,
     group: int,
     conditions_PK: Tensor | None,
+    pairs_P: Sequence[Pair] | None = None,
     micro_tokens: int,
     cost: Cost,
 ) -> Batch:
@@ -157,6 +164,7 @@ def _batch(
         mask_BT=completions.mask_BT,
         finished_B=completions.finished_B,
         conditions_PK=conditions_PK,
+        pairs_P=pairs_P,
         lazy={
             "logprobs": lambda: forward(logprobs),
             "ref_logprobs": lambda: forward(reference),
@@ -165,9 +173,10 @@ def _batch(
     )
 
 
-def _condition(
-    conditions_PK: Tensor | None, p: int, names: Sequence[str]
-) -> Mapping[str, float] | None:
-    if conditions_PK is None:
-        return None
-    return dict(zip(names, conditions_PK[p].tolist(), strict=True))
+def _prompt_ids(
+    policy: Policy, prompts: Sequence[Prompt], conditions_PK: Tensor | None, names: Sequence[str]
+) -> list[list[int]]:
+    conditions: Sequence[Mapping[str, float] | None] = [None] * len(prompts)
+    if conditions_PK is not None:
+        conditions = [dict(zip(names, row, strict=True)) for row in conditions_PK.tolist()]
+    return [policy.prompt_ids(p, c) for p, c in zip(prompts, conditions, strict=True)]

@@ -72,11 +72,15 @@ def unchanged(columns: Sequence[Column]) -> Iterator[None]:
 def score(batch: Batch, columns: Sequence[Column]) -> Scores:
     """Score a batch: a reward that serves several columns is called once.
 
+    A reward that scores preferences says nothing of other completions: NaN.
+
     Raises:
         ContractError: a reward raised, or returned the wrong length, type or outputs.
         NonFiniteError: a reward returned an infinity.
     """
     rewards = {id(column.reward): column.reward for column in columns}
+    if batch.pairs_P is None:
+        rewards = {name: r for name, r in rewards.items() if "pairs" not in r.needs}
     returned = {name: _call(reward, batch) for name, reward in rewards.items()}
     waiting = {name: value for name, value in returned.items() if inspect.isawaitable(value)}
     if waiting:
@@ -84,6 +88,10 @@ def score(batch: Batch, columns: Sequence[Column]) -> Scores:
     sequence: list[Tensor] = []
     token: list[Tensor | None] = []
     for column in columns:
+        if id(column.reward) not in rewards:
+            sequence.append(torch.full_like(batch.mask_BT[:, 0], torch.nan))
+            token.append(None)
+            continue
         values = _tensor(column, returned[id(column.reward)], batch)
         per_token = values.ndim == 2
         if per_token:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeVar
 
 import torch
 
@@ -13,6 +13,8 @@ from moalign.errors import DataError
 from moalign.study.study import Study
 from moalign.training import seeds
 from moalign.types import SPLITS, Prompt, Split
+
+T = TypeVar("T")
 
 SHARES: Final[Mapping[Split, float]] = {
     "train": 0.80,
@@ -76,16 +78,34 @@ def _deal(prompt: Prompt, shares: Mapping[Split, float]) -> Split:
 
 
 def measured_prompts(prompts: Sequence[Prompt], most: int, seed: int) -> list[Prompt]:
-    """Return the prompts of a split that are measured: at most ``most``, evenly over units.
+    """Return the prompts of a split that are measured; see :func:`measured`."""
+    return measured(prompts, _unit, lambda prompt: (prompt.id,), most, seed)
 
-    Units take turns, each giving its prompts in an order keyed by the seed, so every unit counts
+
+def measured(
+    items: Sequence[T],
+    unit: Callable[[T], str],
+    name: Callable[[T], tuple[object, ...]],
+    most: int,
+    seed: int,
+) -> list[T]:
+    """Return what is measured of a split: at most ``most``, evenly over units.
+
+    Units take turns, each giving its items in an order keyed by the seed, so every unit counts
     alike. With more units than ``most`` some are left out, always the same ones.
+
+    Args:
+        items: of the split.
+        unit: of an item.
+        name: what an item is told apart by.
+        most: how many.
+        seed: of the study.
     """
-    by_unit: dict[str, list[Prompt]] = {}
-    for prompt in sorted(prompts, key=lambda p: seeds.key(seed, "measured", p.id)):
-        by_unit.setdefault(prompt.unit, []).append(prompt)
-    chosen: list[Prompt] = []
-    rounds = max(len(queue) for queue in by_unit.values())
+    by_unit: dict[str, list[T]] = {}
+    for item in sorted(items, key=lambda i: seeds.key(seed, "measured", *name(i))):
+        by_unit.setdefault(unit(item), []).append(item)
+    chosen: list[T] = []
+    rounds = max((len(queue) for queue in by_unit.values()), default=0)
     for turn in range(rounds):
         for queue in by_unit.values():
             if turn < len(queue) and len(chosen) < most:
@@ -94,14 +114,28 @@ def measured_prompts(prompts: Sequence[Prompt], most: int, seed: int) -> list[Pr
 
 
 def step_prompts(prompts: Sequence[Prompt], count: int, index: int, *key: object) -> list[Prompt]:
-    """Return the prompts of training step ``index``, evenly over units, as they are measured.
+    """Return the prompts of training step ``index``; see :func:`next_of`."""
+    return next_of(prompts, _unit, count, index, *key)
 
-    Units come in shuffled epochs, end to end; a unit gives its prompts in turn, one per epoch.
+
+def next_of(
+    items: Sequence[T], unit: Callable[[T], str], count: int, index: int, *key: object
+) -> list[T]:
+    """Return what training step ``index`` trains on, evenly over units, as they are measured.
+
+    Units come in shuffled epochs, end to end; a unit gives its items in turn, one per epoch.
     Depends on the step's number only, so there is no position to save.
+
+    Args:
+        items: of the split.
+        unit: of an item.
+        count: items per step.
+        index: the step's number.
+        *key: of the random numbers.
     """
-    by_unit: dict[str, list[Prompt]] = {}
-    for prompt in prompts:
-        by_unit.setdefault(prompt.unit, []).append(prompt)
+    by_unit: dict[str, list[T]] = {}
+    for item in items:
+        by_unit.setdefault(unit(item), []).append(item)
     queues = list(by_unit.values())
     chosen = []
     orders: dict[int, list[int]] = {}
@@ -111,6 +145,10 @@ def step_prompts(prompts: Sequence[Prompt], count: int, index: int, *key: object
             generator = seeds.generator(*key, "order", epoch)
             orders[epoch] = torch.randperm(len(queues), generator=generator).tolist()
         queue = queues[orders[epoch][place]]
-        first = seeds.key(*key, "turn", queue[0].unit)
+        first = seeds.key(*key, "turn", unit(queue[0]))
         chosen.append(queue[(first + epoch) % len(queue)])
     return chosen
+
+
+def _unit(prompt: Prompt) -> str:
+    return prompt.unit

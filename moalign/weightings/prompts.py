@@ -62,7 +62,7 @@ class PromptWeighting(Weighting):
         w(x) = (1 - a) * ((1 - floor) * f(x) + floor / K) + a * preference
     """
 
-    declares: frozenset[str] = frozenset({"conditioned", "prompt-weights"})
+    declares: frozenset[str] = frozenset({"conditioned", "offline", "prompt-weights"})
     reads_rejected: bool = True
     """Whether the scores of rejected completions are needed."""
 

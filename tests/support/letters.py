@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from moalign import LoadedPolicy, Pair, PolicySource, Prompt, Reward, Task, hookimpl
+from moalign import LoadedPolicy, Pair, PolicySource, Prompt, Reward, Split, Task, hookimpl
 
 LETTERS = "abcdefgh"
 FILE = Path(__file__)
@@ -44,11 +44,11 @@ class TwoLetters(Task):
             for n, word in enumerate(words)
         ]
 
-    def pairs(self, seed: int) -> Sequence[Pair]:
-        train = [p for p in self.prompts() if p.split == "train"]
+    def pairs(self, seed: int, split: Split = "train") -> Sequence[Pair]:
+        prompts = [p for p in self.prompts() if p.split == split]
         return [
             Pair(p, "aaac", "bbbc") if p.text[0] in LETTERS[:4] else Pair(p, "bbbc", "aaac")
-            for p in train
+            for p in prompts
         ]
 
 

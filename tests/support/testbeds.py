@@ -45,7 +45,7 @@ from moalign.study.loading import load
 from moalign.study.study import Study
 from moalign.training.loop import Trial
 from moalign.training.policy import Policy
-from moalign.types import SPLITS
+from moalign.types import SPLITS, Split
 
 FILE = Path(__file__)
 PER_SPLIT = 20
@@ -131,7 +131,7 @@ class Arms(Task):
                 found.append(Prompt(text, text, fields, split=split))
         return found
 
-    def pairs(self, seed: int) -> Sequence[Pair]:
+    def pairs(self, seed: int, split: Split = "train") -> Sequence[Pair]:
         """In a family the arm that it wants is preferred to each other one."""
         if not self.gives_pairs:
             return ()
@@ -139,7 +139,7 @@ class Arms(Task):
         return [
             Pair(prompt, str(wanted), str(other))
             for prompt in self.prompts()
-            if prompt.split == "train"
+            if prompt.split == split
             for wanted in [self.world.wanted[prompt.fields["family"]]]
             for other in range(arms)
             if other != wanted

@@ -38,7 +38,7 @@ class Letters(Task):
         return [Prompt(w, w, {"first": w[0]}) for w in words]
 
 
-    def pairs(self, seed):
+    def pairs(self, seed, split="train"):
         by_text = {p.text: p for p in self.prompts()}
         return [Pair(by_text["ab"], "aa", "b"), Pair(by_text["cd"], "ab", "bb")]
 

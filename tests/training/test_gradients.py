@@ -752,7 +752,7 @@ def test_a_divergence_in_the_loss_is_no_objective(new_study: NewStudy, runs: Pat
     without.optimizer = new_trial(new_study("training.optimizer=grpo"), runs).optimizer
     batch = trial.rollout("train", 1)
     advantages = torch.randn(batch.rows, 1, 2, generator=torch.Generator().manual_seed(0))
-    grams = [t._gradients(batch, advantages).gram() for t in (trial, without)]
+    grams = [t._gradients(t._scored(batch), advantages).gram() for t in (trial, without)]
     assert apart(*grams) < 1e-5
     assert trial.train_step()["gram/reused"] == 0.0
 

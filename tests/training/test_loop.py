@@ -131,7 +131,7 @@ def test_gram_is_the_product_of_gradients(new_study: NewStudy, runs: Path) -> No
     trial = new_trial(study, runs)
     batch = trial.rollout("train", 0)
     advantages = torch.randn(batch.rows, 1, 2, generator=torch.Generator().manual_seed(0))
-    gram = trial._gradients(batch, advantages).gram()
+    gram = trial._gradients(trial._scored(batch), advantages).gram()
     rows = []
     for k in range(2):
         logprobs = trial.policy.logprobs(
@@ -246,7 +246,7 @@ def test_the_steer_probe_is_the_gradient_of_what_is_preferred(
         steer = trial.rollout("steer", 0)
         scores = score(steer, trial.columns).scores_BK
         advantages_BTK = trial.optimizer.advantages(grouped(scores, steer), steer)
-        return float(trial._gradients(steer, advantages_BTK[..., [k]]).norms_K())
+        return float(trial._gradients(trial._scored(steer), advantages_BTK[..., [k]]).norms_K())
 
     assert norm("{a: 1, b: 0}") == pytest.approx(2 * own(0), rel=1e-5)
     assert norm("{a: 0, b: 1}") == pytest.approx(2 * own(1), rel=1e-5)

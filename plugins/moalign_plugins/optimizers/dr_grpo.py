@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from annotated_types import Ge, Gt
-
-from moalign.components import Optimizer
 from moalign.maths.aggregate import Aggregation
-from moalign.maths.kl import KlEstimator
 from moalign.maths.normalisation import group_centre
-from moalign.maths.surrogate import ClippedSurrogate
+from moalign.optimizers.clipped import ClippedOptimizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
-    from moalign.types import Batch, Rows
+    from moalign.types import Batch
 
 
-class DrGrpo(Optimizer):
+class DrGrpo(ClippedOptimizer):
     """Compares the completions of one prompt with one another, in the objective's own units.
 
     Never divides by the deviation, which favours prompts that are nearly always or never solved,
@@ -64,40 +60,15 @@ class DrGrpo(Optimizer):
     min_group: ClassVar[int] = 2
 
     def __init__(
-        self,
-        *,
-        clip_low: Annotated[float, Gt(0)] = 0.2,
-        clip_high: Annotated[float, Gt(0)] = 0.2,
-        dual_clip: Annotated[float, Gt(1)] | None = 3.0,
-        kl_coefficient: Annotated[float, Ge(0)] = 0.0,
-        kl_estimator: KlEstimator = "k3",
-        aggregation: Aggregation = "seq-mean-token-sum-norm",
-        epochs: Annotated[int, Ge(1)] = 1,
+        self, *, aggregation: Aggregation = "seq-mean-token-sum-norm", **clipped: Any
     ) -> None:
         """Take the options.
 
         Args:
-            clip_low: a ratio below 1 minus this earns no gradient where the advantage is negative.
-            clip_high: a ratio above 1 plus this earns none where the advantage is positive; 100
-                for both switches the clip off.
-            dual_clip: a ratio above this earns none where the advantage is negative; null: never.
-            kl_coefficient: weight of the divergence from the reference policy in the loss.
-            kl_estimator: `k1`, `mse` or `k3`; see `moalign.maths.kl`.
             aggregation: what the loss is averaged over; see `moalign.maths.aggregate`.
-            epochs: passes over each rollout; their mini-batches belong to `training.minibatches`.
         """
-        self.epochs = epochs
-        self._surrogate = ClippedSurrogate(
-            clip_low, clip_high, dual_clip, kl_coefficient, kl_estimator, aggregation
-        )
-        self.needs = self._surrogate.needs
+        super().__init__(aggregation=aggregation, **clipped)
 
     def advantages(self, scores_PGK: Tensor, batch: Batch) -> Tensor:
         """Return each score minus its group's mean, [B, 1, K]; 0 where it is NaN."""
         return group_centre(scores_PGK).flatten(0, 1)[:, None]
-
-    def loss(
-        self, logprobs_BT: Tensor, rows: Rows, advantages_BT: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the rows' share of the clipped loss; see `moalign.maths.surrogate`."""
-        return self._surrogate.loss(logprobs_BT, rows, advantages_BT)

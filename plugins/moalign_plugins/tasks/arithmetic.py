@@ -105,12 +105,12 @@ class Arithmetic(Task):
             demonstrations.append(Demonstration(_sum(operands), completion))
         return demonstrations
 
-    def pairs(self, seed: int) -> Sequence[Pair]:
-        """Return a preference per train prompt; the seed chooses what is rejected."""
+    def pairs(self, seed: int, split: Split = "train") -> Sequence[Pair]:
+        """Return a preference per prompt of a split; the seed chooses what is rejected."""
         rng = Random(f"arithmetic preferences {seed}")
         pairs = []
         for prompt in self.prompts():
-            if prompt.split == "train":
+            if prompt.split == split:
                 operands = prompt.fields["operands"]
                 liked, other = (_terse, _prose) if len(operands) == 2 else (_prose, _terse)
                 style = liked(operands)

@@ -139,9 +139,9 @@ class Prompts(Task):
         Random(f"prompts demonstrations {seed}").shuffle(examples)
         return examples
 
-    def pairs(self, seed: int) -> Sequence[Pair]:
-        """Return the preferences of train prompts, in an order by seed."""
-        found = [pair for pair in self._pairs if pair is not None and pair.prompt.split == "train"]
+    def pairs(self, seed: int, split: Split = "train") -> Sequence[Pair]:
+        """Return the preferences of a split, in an order by seed."""
+        found = [pair for pair in self._pairs if pair is not None and pair.prompt.split == split]
         pairs = [pair for pair in found if pair.chosen != pair.rejected]
         Random(f"prompts preferences {seed}").shuffle(pairs)
         return pairs

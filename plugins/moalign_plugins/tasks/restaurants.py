@@ -92,11 +92,14 @@ class Restaurants(Task):
         rng.shuffle(examples)
         return examples
 
-    def pairs(self, seed: int) -> Sequence[Pair]:
-        """Return train rows' human texts over their templates; the seed chooses and shuffles."""
+    def pairs(self, seed: int, split: Split = "train") -> Sequence[Pair]:
+        """Return rows' human texts over their templates; the seed chooses and shuffles."""
         rng = Random(f"restaurants preferences {seed}")
-        rows = [row for row in self._rows if row.prompt.split == "train" and row.preferred]
-        return [Pair(row.prompt, *row.completions) for row in _capped(rng.sample(rows, len(rows)))]
+        rows = [row for row in self._rows if row.prompt.split == split and row.preferred]
+        return [
+            Pair(row.prompt, row.completions[0], row.completions[1])
+            for row in _capped(rng.sample(rows, len(rows)))
+        ]
 
     def tokenizer(self) -> Tokenizer:
         """Return a word-level tokenizer; it writes ``<bos> PROMPT <sep>`` around a prompt."""

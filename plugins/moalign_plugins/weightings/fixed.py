@@ -38,7 +38,7 @@ class Fixed(Weighting):
     """
 
     name: ClassVar[str] = "fixed"
-    declares: frozenset[str] = frozenset({"conditioned"})
+    declares: frozenset[str] = frozenset({"conditioned", "offline"})
 
     def __init__(self, *, preference: Preference | None = None) -> None:
         """Take the options.

@@ -78,6 +78,7 @@ class GroupRobust(Weighting):
         self.losses = losses
         if losses == "optimizer":
             self.needs = frozenset({"losses"})
+            self.declares = frozenset({"offline"})
         self._log_weights: dict[str, float] = {}
 
     def check(self, objectives: Sequence[Objective]) -> None:

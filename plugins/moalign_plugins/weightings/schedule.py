@@ -81,6 +81,7 @@ class Schedule(Weighting):
     """
 
     name: ClassVar[str] = "schedule"
+    declares: frozenset[str] = frozenset({"offline"})
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {},
         {

@@ -1,0 +1,144 @@
+"""What an optimizer, the objectives and the weighting must have in common."""
+
+from __future__ import annotations
+
+from moalign.components import Optimizer, Weighting
+from moalign.errors import MoalignError, StudyError, nearest
+from moalign.study.document import Document
+from moalign.study.study import Study
+
+_BATCH = ("logprobs", "ref_logprobs", "hidden")
+
+
+def check_learning(doc: Document, study: Study) -> None:
+    """Check what concerns how the policy learns.
+
+    Args:
+        doc: for error positions.
+        study: whose single keys and components are checked already.
+
+    Raises:
+        StudyError: the first mistake.
+    """
+    optimizer, weighting = study.new_optimizer(), study.new_weighting()
+    where = doc.where(("training", "optimizer"))
+    provided = {"ref_logprobs", "hidden", "greedy_scores"}
+    for need in sorted(optimizer.needs - provided):
+        raise StudyError(
+            f"{where}: optimizer {optimizer.name} needs {need!r}, which nothing provides; "
+            f"{nearest(need, provided)}"
+        )
+    try:
+        optimizer.check(study.train_objectives)
+    except MoalignError as error:
+        raise StudyError(f"{where}: {error}") from error
+    _check_rewards(doc, study, optimizer)
+    _check_losses(where, optimizer, weighting)
+    if optimizer.learns_from != "rollouts":
+        _check_pairs(doc, study, optimizer, weighting)
+    if optimizer.per_objective:
+        _check_per_objective(doc, study, optimizer, weighting)
+
+
+def _check_rewards(doc: Document, study: Study, optimizer: Optimizer) -> None:
+    rewards = study.new_rewards()
+    for objective in study.train_objectives:
+        reward = rewards[objective.name]
+        where = doc.where(("objectives", objective.name, "reward"))
+        if "pairs" in reward.needs and optimizer.learns_from == "rollouts":
+            raise StudyError(
+                f"{where}: reward {reward.name} says which completion of a preference is better, "
+                f"and optimizer {optimizer.name} learns from what the policy writes; use an "
+                "optimizer that learns from pairs, such as dpo, or set `monitor: true`"
+            )
+        if "pairs" in reward.needs and study.section.training.pairs.source != "task":
+            raise StudyError(
+                f"{where}: reward {reward.name} says which completion of a task's preference is "
+                "better, and training.pairs.source: samples takes none of the task; set "
+                "source: task"
+            )
+        own = sorted(reward.needs.intersection(_BATCH))
+        if own and optimizer.learns_from == "pairs":
+            raise StudyError(
+                f"{where}: reward {reward.name} reads {', '.join(own)}, so it is about what the "
+                f"policy itself writes, and optimizer {optimizer.name} rolls nothing out; measure "
+                "it with `monitor: true` or `use: [front]`, or use an optimizer that learns from "
+                "rollouts"
+            )
+
+
+def _check_losses(where: str, optimizer: Optimizer, weighting: Weighting) -> None:
+    """Refuse a weighting that looks at losses or gradients which the optimizer does not have."""
+    has_losses = type(optimizer).losses is not Optimizer.losses
+    if "losses" in weighting.needs and not (has_losses and optimizer.learns_from == "pairs"):
+        raise StudyError(
+            f"{where}: weighting {weighting.name} reads a loss per objective, and optimizer "
+            f"{optimizer.name} has none; use one that learns from pairs, such as dpo or ipo"
+        )
+    if "gram" not in weighting.needs:
+        return
+    if optimizer.learns_from == "pairs" and not has_losses:
+        raise StudyError(
+            f"{where}: weighting {weighting.name} compares gradients of objectives, and optimizer "
+            f"{optimizer.name} has one loss for all of them; use one with a loss per objective, "
+            "such as dpo"
+        )
+    if type(optimizer).select is not Optimizer.select:
+        raise StudyError(
+            f"{where}: weighting {weighting.name} compares gradients of objectives, and optimizer "
+            f"{optimizer.name} chooses what it learns from by all of them together; use one that "
+            "learns from every completion, such as grpo"
+        )
+
+
+def _check_pairs(doc: Document, study: Study, optimizer: Optimizer, weighting: Weighting) -> None:
+    training = study.section.training
+    offline = "offline" in weighting.declares or (
+        "gradient-weights" in weighting.declares and "steer" not in weighting.needs
+    )
+    if optimizer.learns_from == "pairs" and not offline:
+        raise StudyError(
+            f"{doc.where(('weighting',))}: weighting {weighting.name} reads how the policy's own "
+            f"completions score, and optimizer {optimizer.name} rolls nothing out; use one that "
+            "does not: fixed, schedule, prompt-adapter, group-robust with losses: optimizer, or "
+            "one of those for conflicting gradients (mgda, pcgrad, ...)"
+        )
+    if "response-scores" in weighting.declares:
+        raise StudyError(
+            f"{doc.where(('weighting',))}: weighting {weighting.name} scores completions, and "
+            f"optimizer {optimizer.name} needs weights for its preferences; use one that gives "
+            "weights, such as fixed"
+        )
+    if optimizer.learns_from == "pairs":
+        for key, plain in (("combine", "advantages"), ("batch_norm", "none"), ("scale", "none")):
+            found = getattr(training, key)
+            if found != plain:
+                raise StudyError(
+                    f"{doc.where(('training', key))}: it acts on what rollouts scored, and "
+                    f"optimizer {optimizer.name} rolls nothing out; found {found!r}, set "
+                    f"{key}: {plain}"
+                )
+    pairs = training.pairs
+    most = pairs.samples if pairs.source == "samples" else 2
+    if pairs.size > most:
+        why = "a task's preferences are of two" if pairs.source == "task" else "so many are sampled"
+        raise StudyError(
+            f"{doc.where(('training', 'pairs', 'size'))}: {pairs.size} completions cannot be "
+            f"compared at a time, {why}; it must be at most {most}"
+        )
+
+
+def _check_per_objective(
+    doc: Document, study: Study, optimizer: Optimizer, weighting: Weighting
+) -> None:
+    what = f"optimizer {optimizer.name} learns something about each objective"
+    if study.section.training.combine == "rewards":
+        raise StudyError(
+            f"{doc.where(('training', 'combine'))}: {what}, and combine: rewards gives it a sum of "
+            "all; set combine: advantages"
+        )
+    if "response-scores" in weighting.declares:
+        raise StudyError(
+            f"{doc.where(('weighting',))}: {what}, and weighting {weighting.name} gives it one "
+            "score for all; use a weighting that gives weights, such as fixed"
+        )

@@ -1,0 +1,279 @@
+"""Preferences to learn from: where they come from, which a step takes, and how they are a batch.
+
+A candidate is a prompt with completions to choose between: a pair of the task, or what the base
+policy wrote before any training. What an objective prefers among them its reward says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from moalign.errors import DataError
+from moalign.study.study import Study
+from moalign.training import seeds
+from moalign.training.policy import Policy
+from moalign.training.rollout import given, sample
+from moalign.training.splits import measured, next_of
+from moalign.types import Batch, Cost, Pair, Prompt, Split
+
+CHUNK = 512
+"""Rows sampled at a time."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Completions of one prompt.
+
+    Attributes:
+        prompt: what they answer.
+        texts: as the policy writes them, all different, two at least.
+        pair: the preference that they are; None if they are samples.
+    """
+
+    prompt: Prompt
+    texts: tuple[str, ...]
+    pair: Pair | None = None
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """All there is to learn from on a split.
+
+    Attributes:
+        usable: what can be learned from.
+        skipped: how many cannot, by a reason for people.
+    """
+
+    usable: tuple[Candidate, ...]
+    skipped: Mapping[str, int]
+
+    def notes(self, split: Split) -> list[str]:
+        """Return what people should know about what was skipped."""
+        return [
+            f"{count} of {len(self.usable) + count} preferences of the {split} split are left out: "
+            f"{reason}"
+            for reason, count in self.skipped.items()
+        ]
+
+
+def candidates(
+    study: Study,
+    policy: Policy,
+    split: Split,
+    prompts: Sequence[Prompt],
+    samples: Mapping[str, Sequence[str]] | None = None,
+) -> Candidates:
+    """Return what there is to learn from on a split: the task's pairs, or samples.
+
+    Args:
+        study: gives task and seed.
+        policy: what is to read them.
+        split: which.
+        prompts: those of the split, as the host dealt them.
+        samples: completions by prompt id; None: the task's pairs.
+
+    Raises:
+        DataError: there is nothing.
+    """
+    if samples is not None:
+        return check_lengths(sampled_candidates(prompts, samples), policy)
+    return check_lengths(task_candidates(study, split, prompts), policy)
+
+
+def task_candidates(study: Study, split: Split, prompts: Sequence[Prompt]) -> Candidates:
+    """Return the preferences of a study's task whose prompts are in a split.
+
+    Args:
+        study: gives task and seed.
+        split: which.
+        prompts: those of the split, as the host dealt them.
+    """
+    by_id = {prompt.id: prompt for prompt in prompts}
+    usable: list[Candidate] = []
+    skipped: dict[str, int] = {}
+    for pair in study.task.pairs(study.seed, split):
+        prompt = by_id.get(pair.prompt.id, pair.prompt)
+        reason = _reason(pair, prompt, split)
+        if reason:
+            skipped[reason] = skipped.get(reason, 0) + 1
+            continue
+        kept = replace(pair, prompt=replace(prompt, split=split))
+        usable.append(Candidate(kept.prompt, (pair.chosen, pair.rejected), kept))
+    return Candidates(tuple(usable), skipped)
+
+
+def _reason(pair: Pair, prompt: Prompt, split: Split) -> str:
+    if prompt.split not in {None, split}:
+        return "their prompt is in another split"
+    if pair.chosen == pair.rejected:
+        return "the two completions are equal"
+    if not (pair.chosen.strip() and pair.rejected.strip()):
+        return "a completion is empty"
+    return ""
+
+
+def sampled_candidates(prompts: Sequence[Prompt], texts: Mapping[str, Sequence[str]]) -> Candidates:
+    """Return the samples of prompts, by prompt id, as candidates; equal ones count once."""
+    usable: list[Candidate] = []
+    skipped: dict[str, int] = {}
+    for prompt in prompts:
+        if prompt.id not in texts:
+            continue
+        different = tuple(dict.fromkeys(texts[prompt.id]))
+        if len(different) < 2:
+            reason = "all samples of the prompt are equal"
+            skipped[reason] = skipped.get(reason, 0) + 1
+            continue
+        usable.append(Candidate(prompt, different))
+    return Candidates(tuple(usable), skipped)
+
+
+def sampled_texts(
+    study: Study,
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    count: int,
+    progress: Callable[[float, str], None],
+) -> tuple[dict[str, list[str]], Cost]:
+    """Let a policy write for prompts; return its completions by prompt id, and what it took.
+
+    A policy that reads weights is given none to read: uniform ones.
+
+    Args:
+        study: gives task, rollout and seed.
+        policy: the base policy.
+        prompts: what it writes for.
+        count: completions of each.
+        progress: called with the share done in [0, 1] and a few words.
+    """
+    names = [o.name for o in study.train_objectives]
+    reads = study.policy.condition == "weights"
+    written: dict[str, list[str]] = {}
+    cost = Cost()
+    per_chunk = max(1, CHUNK // count)
+    for start in range(0, len(prompts), per_chunk):
+        progress(start / len(prompts), "sampling completions to choose between")
+        part = prompts[start : start + per_chunk]
+        uniform_PK = torch.full((len(part), len(names)), 1.0 / len(names))
+        batch = sample(
+            policy,
+            study.rollout,
+            study.task,
+            part,
+            group=count,
+            seeds_B=[seeds.key(study.seed, "samples", p.id, n) for p in part for n in range(count)],
+            conditions_PK=uniform_PK if reads else None,
+            names=names,
+            micro_tokens=study.section.training.micro_tokens,
+            cost=cost,
+        )
+        cost.generated += int(batch.mask_BT.sum())
+        for p, prompt in enumerate(part):
+            written[prompt.id] = list(batch.raw_texts_B[p * count : (p + 1) * count])
+    return written, cost
+
+
+def check_lengths(candidates: Candidates, policy: Policy) -> Candidates:
+    """Return the candidates that the policy can read whole; the others are counted as skipped.
+
+    Raises:
+        DataError: none is left.
+    """
+    room = policy.context
+    reason = f"prompt and completion do not fit into the policy's context of {room} tokens"
+    usable = []
+    for candidate in candidates.usable:
+        longest = max(len(policy.completion_ids(text)) for text in candidate.texts)
+        if room is None or len(policy.prompt_ids(candidate.prompt, None)) + longest <= room:
+            usable.append(candidate)
+    missing = len(candidates.usable) - len(usable)
+    skipped = {**candidates.skipped, reason: missing} if missing else candidates.skipped
+    if not usable:
+        why = "; ".join(f"{count}: {words}" for words, count in skipped.items()) or "there is none"
+        raise DataError(f"there is no preference to learn from ({why})")
+    return Candidates(tuple(usable), skipped)
+
+
+def step_candidates(
+    candidates: Sequence[Candidate], count: int, size: int, index: int, *key: object
+) -> list[Candidate]:
+    """Return the candidates of training step ``index``, ``size`` completions of each.
+
+    Dealt as prompts are, evenly over units; of more completions than that other ones each time,
+    drawn by the step's number.
+    """
+    chosen = next_of(candidates, _unit, count, index, *key)
+    found = []
+    for place, candidate in enumerate(chosen):
+        if len(candidate.texts) > size:
+            generator = seeds.generator(*key, "candidates", index, place)
+            picks = torch.randperm(len(candidate.texts), generator=generator)[:size].tolist()
+            found.append(replace(candidate, texts=tuple(candidate.texts[i] for i in picks)))
+        else:
+            found.append(candidate)
+    return found
+
+
+def measured_candidates(candidates: Sequence[Candidate], most: int, seed: int) -> list[Candidate]:
+    """Return the candidates of a split that are measured: at most ``most``, evenly over units."""
+    return measured(candidates, _unit, lambda c: (c.prompt.id, *c.texts), most, seed)
+
+
+def _unit(candidate: Candidate) -> str:
+    return candidate.prompt.unit
+
+
+def preference_batch(
+    study: Study,
+    policy: Policy,
+    candidates: Sequence[Candidate],
+    *,
+    conditions_PK: Tensor | None,
+    cost: Cost,
+) -> Batch:
+    """Return candidates with equally many completions as a batch; nothing is sampled.
+
+    Args:
+        study: gives task, rollout and the names of the objectives.
+        policy: its tokenizer reads the completions; lazy values are its.
+        candidates: P of them.
+        conditions_PK: weights written into the prompts, or None.
+        cost: charged for lazy values when they are computed.
+    """
+    pairs = [candidate.pair for candidate in candidates if candidate.pair is not None]
+    return given(
+        policy,
+        study.rollout,
+        study.task,
+        [candidate.prompt for candidate in candidates],
+        [text for candidate in candidates for text in candidate.texts],
+        group=len(candidates[0].texts),
+        conditions_PK=conditions_PK,
+        names=[o.name for o in study.train_objectives],
+        pairs_P=pairs if len(pairs) == len(candidates) else None,
+        micro_tokens=study.section.training.micro_tokens,
+        cost=cost,
+    )
+
+
+def same_size(candidates: Sequence[Candidate], size: int) -> list[Candidate]:
+    """Return candidates with exactly ``size`` completions: those that have fewer repeat some.
+
+    A repeated completion has the scores of its twin, so nobody prefers one to the other.
+    """
+    return [
+        replace(c, texts=(c.texts * size)[:size]) if len(c.texts) < size else c for c in candidates
+    ]
+
+
+def labels(scores_PGK: Tensor) -> Tensor:
+    """Return +1 for what an objective scores above its group's mean, -1 below, else 0; [B, 1, K].
+
+    What stands for advantages where nothing is rolled out.
+    """
+    centred = scores_PGK - scores_PGK.nanmean(1, keepdim=True)
+    return centred.sign().nan_to_num(0.0).flatten(0, 1)[:, None].float()

@@ -167,17 +167,20 @@ def study_of(run: Run, plugin_files: list[Path] | None) -> Study:
 
 def show_front(console: Console, run: Run, found: Front) -> None:
     """Print the front, the utilities, the hypervolume, and where to go from here."""
-    from moalign.reporting.front import choice_rows, front_rows, hypervolume_sentence
-    from moalign.reporting.pick import thresholds
+    from moalign.reporting.front import (
+        choice_rows,
+        front_rows,
+        hypervolume_sentence,
+        threshold_note,
+    )
     from moalign.reporting.plots import title
     from moalign.reporting.report import trust
 
     table = found.table
     console.print(f"\n{title(table)} (± standard error; base policy last)", soft_wrap=True)
     print_table(console, *front_rows(table))
-    if limits := thresholds(table):
-        told = ", ".join(f"{name} at least {value:g}" for name, value in limits.items())
-        console.print(f"* below the study's threshold ({told})\n")
+    if note := threshold_note(table):
+        console.print(f"{note}\n", soft_wrap=True)
     console.print(f"Utility at each preference, on {found.split}, against the base policy")
     print_table(console, *choice_rows(found))
     console.print(hypervolume_sentence(found), soft_wrap=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from moalign.hookspecs import hookimpl
 from moalign.reporting.front import number
 from moalign.reporting.pick import share
+from moalign.reporting.points import PREFERENCE
 from moalign.types import Objective, Observation, Proposal, StepEvent
 
 if TYPE_CHECKING:
@@ -272,7 +273,8 @@ def _params(proposal: Proposal) -> str:
     told = []
     for path, value in proposal.params.items():
         if isinstance(value, Mapping):
-            told.append("weights " + "/".join(share(weight) for weight in value.values()))
+            what = "weights" if path == PREFERENCE else path.rpartition(".")[2]
+            told.append(f"{what} " + "/".join(share(weight) for weight in value.values()))
         else:
             told.append(f"{path.rpartition('.')[2]} {number(value)}")
     return ", ".join(told)

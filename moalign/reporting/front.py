@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -147,20 +148,68 @@ def front_rows(table: PointTable, split: Split = "validation") -> tuple[list[str
     names = [o.name for o in table.objectives]
     measured = [n for n in names if n in table.base.values(split)]
     weighted = list(next((p.weights for p in table.front if p.weights), {}))
-    paths = list(dict.fromkeys(path for p in table.front for path in p.settings()))
+    headings = _headings(table)
     header = ["point", *measured]
     if weighted:
-        header.append("weights" if weighted == names else f"weights {'/'.join(weighted)}")
-    header += [path.rpartition(".")[2] for path in paths] + ["trial", "steps"]
+        header.append(_of("weights", weighted, names))
+    for path, heading in headings.items():
+        value = next(p.params[path] for p in table.front if path in p.params)
+        header.append(_of(heading, list(value), names) if isinstance(value, Mapping) else heading)
+    header += _LAST
     rows = []
     for point in (*table.front, table.base):
         row = [point.id, *(_value(table, point, name, split) for name in measured)]
         if weighted:
-            row.append("/".join(pick.share(weight) for weight in (point.weights or {}).values()))
-        row += [number(point.params[path]) if path in point.params else "" for path in paths]
+            row.append(_shares(point.weights or {}))
+        row += [_setting(point.params.get(path, "")) for path in headings]
         row += ["" if point is table.base else str(point.trial), str(point.step)]
         rows.append(row)
     return header, rows
+
+
+def _headings(table: PointTable) -> dict[str, str]:
+    """Return for each searched path the shortest end of it that names nothing else."""
+    paths = list(dict.fromkeys(path for p in table.front for path in p.settings()))
+    taken = {"point", "weights", *_LAST, *(o.name for o in table.objectives)}
+
+    def heading(path: str) -> str:
+        parts = path.split(".")
+        ends = [".".join(parts[start:]) for start in reversed(range(len(parts)))]
+        others = [f".{other}" for other in paths if other != path]
+        free = (e for e in ends if e not in taken and not any(o.endswith(f".{e}") for o in others))
+        return next(free, path)
+
+    return {path: heading(path) for path in paths}
+
+
+_LAST: Final = ["trial", "steps"]
+
+
+def _of(heading: str, weighted: Sequence[str], names: Sequence[str]) -> str:
+    """Return the heading of a column of weights; it names them if they are not the objectives'."""
+    return heading if list(weighted) == list(names) else f"{heading} {'/'.join(weighted)}"
+
+
+def _shares(weights: Mapping[str, float]) -> str:
+    return "/".join(pick.share(weight) for weight in weights.values())
+
+
+def _setting(value: object) -> str:
+    return _shares(value) if isinstance(value, Mapping) else number(value)
+
+
+def threshold_note(table: PointTable) -> str:
+    """Return what the star in :func:`front_rows` means; empty if the study has no threshold."""
+    limits = pick.thresholds(table)
+    if not limits:
+        return ""
+    told = ", ".join(f"{name} at least {value:g}" for name, value in limits.items())
+    note = f"* below the study's threshold ({told})"
+    headings = _headings(table)
+    own = [headings[path] for name in limits if (path := f"objectives.{name}.at_least") in headings]
+    if not own:
+        return note
+    return f"{note}, which picks keep to; what a trial was to keep stands under {', '.join(own)}"
 
 
 def choice_rows(front: Front) -> tuple[list[str], list[list[str]]]:
@@ -209,4 +258,6 @@ def _value(table: PointTable, point: Point, name: str, split: Split) -> str:
 
 def number(value: object) -> str:
     """Return a parameter as short text."""
+    if isinstance(value, Mapping):
+        return pick.say(value)
     return f"{value:.3g}" if isinstance(value, float) else str(value)

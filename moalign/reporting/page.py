@@ -13,7 +13,14 @@ from itertools import combinations
 from string import Template
 from typing import Any, Final
 
-from moalign.reporting.front import Front, choice_rows, front_rows, hypervolume_sentence, number
+from moalign.reporting.front import (
+    Front,
+    choice_rows,
+    front_rows,
+    hypervolume_sentence,
+    number,
+    threshold_note,
+)
 from moalign.reporting.pick import share
 from moalign.reporting.plots import (
     ACCENT,
@@ -58,6 +65,7 @@ def front_html(front: Front) -> str:
         plots="\n".join(f'<div class="plot">{part}</div>' for part in parts),
         front=_html_table(*front_rows(table)),
         colour=" Colour is the objective that is not an axis." if len(table.axes) == 3 else "",
+        stars=f"; {html.escape(note)}" if (note := threshold_note(table)) else "",
         split=front.split,
         choices=_html_table(*choice_rows(front)),
         hypervolume=html.escape(hypervolume_sentence(front)),
@@ -321,7 +329,7 @@ Points are chosen on validation; the test split only reports. Hover over a point
 it and what it writes.</p>
 $plots
 <h2>The front</h2>
-<p>Means and standard errors on validation.</p>
+<p>Means and standard errors on validation$stars.</p>
 <div class="scroll">$front</div>
 <h2>Utility at each preference, on $split</h2>
 <p>The point that validation would choose, against the base policy, in normalised units; paired.

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from moalign.search.archive import Run
 from moalign.search.measurements import Measured
 from moalign.study.study import complete_preference
 from moalign.types import BASE, Cost, Objective, Observation, Split
+
+PREFERENCE: Final = "weighting.preference"
+"""The path whose weights are those of the objectives; others (a schedule's ends) are settings."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,8 @@ class Point:
         return np.asarray(measured.evaluation.values_UK, dtype=np.float64)[:, columns]
 
     def settings(self) -> dict[str, Any]:
-        """Return the parameters without the weights, by path."""
-        return {k: v for k, v in self.params.items() if not isinstance(v, Mapping)}
+        """Return the parameters without the preference, by path; a schedule's end is a mapping."""
+        return {path: value for path, value in self.params.items() if path != PREFERENCE}
 
 
 def _values(measured: Measured | None) -> dict[str, Value]:
@@ -192,14 +195,13 @@ def _point(run: Run, seen: Observation, front: bool) -> Point:
     number = [measured.condition for measured in validation].index(seen.condition)
     tested = (seen.trial, seen.step) in run.tests
     test = run.measurements(seen.trial, seen.step, "test").evaluations if tested else None
-    searched = [v for v in seen.params.values() if isinstance(v, Mapping)]
     return Point(
         id=point_id(seen, number),
         trial=seen.trial,
         step=seen.step,
         condition=seen.condition,
         params=seen.params,
-        weights=seen.condition or (searched[0] if searched else fixed_weights(run)),
+        weights=seen.condition or seen.params.get(PREFERENCE) or fixed_weights(run),
         cost=seen.cost,
         front=front,
         validation=validation[number],
@@ -272,6 +274,10 @@ def _cells(table: PointTable, point: Point) -> Iterator[tuple[str, Any]]:
             yield f"{split}.{objective.name}.stderr", "" if value is None else value.stderr
     for name, weight in (point.weights or {}).items():
         yield f"weight.{name}", weight
-    yield from point.settings().items()
+    for path, value in point.settings().items():
+        if isinstance(value, Mapping):
+            yield from ((f"{path}.{name}", weight) for name, weight in value.items())
+        else:
+            yield path, value
     for name, tokens in point.cost.to_json().items():
         yield f"tokens.{name}", tokens

@@ -16,9 +16,9 @@ from moalign.reporting.front import (
     choice_rows,
     front_rows,
     hypervolume_sentence,
+    threshold_note,
 )
 from moalign.reporting.page import front_html
-from moalign.reporting.pick import thresholds
 from moalign.reporting.plots import front_png, title
 from moalign.reporting.points import PointTable, read_points, to_csv
 from moalign.search.archive import Run
@@ -101,7 +101,7 @@ def report_text(run: Run, front: Front, facts: Mapping[str, Any]) -> str:
         "[Interactive](front.html), with parameters and completions; [all points](points.csv).",
         "## The front",
         "Means and standard errors on validation, which decides what is on the front"
-        + (f"; * below the study's threshold ({_at_least(table)})." if thresholds(table) else "."),
+        + (f"; {note}." if (note := threshold_note(table)) else "."),
         markdown(*front_rows(table)),
     ]
     if front.split == "test":
@@ -164,7 +164,3 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in r) + " |" for r in lines)
-
-
-def _at_least(table: PointTable) -> str:
-    return ", ".join(f"{name} at least {value:g}" for name, value in thresholds(table).items())

@@ -188,3 +188,14 @@ def test_a_resumed_run_counts_what_stands(make_run: MakeRun, clock: Clock) -> No
     run_one(view, 3)
     assert "trial 3 (4 of 5) finished" in file.getvalue()
     assert view._left() == "00:10"
+
+
+def test_the_ends_of_a_schedule_have_their_names() -> None:
+    ends = {"weighting.start": {"a": 0.2, "b": 0.8}, "weighting.end": {"a": 1.0, "b": 0.0}}
+    view, file = view_on(terminal=True)
+    view.start()
+    view.moalign_study_started(Path("runs/toy"), STUDY, OBJECTIVES, resumed=False)
+    view.moalign_trial_started(0, Proposal(ends))
+    view.moalign_trial_ended(0, "finished", "")
+    view.stop()
+    assert "start .20/.80, end 1.00/.00" in file.getvalue()

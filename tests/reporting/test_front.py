@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +17,10 @@ from moalign.reporting.front import (
     front_rows,
     hypervolume_sentence,
     mean_difference,
+    threshold_note,
 )
-from moalign.reporting.points import read_points
+from moalign.reporting.page import front_html
+from moalign.reporting.points import read_points, to_csv
 from moalign.reporting.statistics import paired_difference
 from moalign.study.study import report_preferences
 
@@ -121,6 +124,80 @@ def test_tables_as_text(make_run: MakeRun) -> None:
     header, rows = choice_rows(front)
     assert [row[0] for row in rows] == ["equal weights", "a .60, b .40", "a .40, b .60", "mean"]
     assert all(len(row) == len(header) for row in rows)
+
+
+def searched(make_run: MakeRun, params: dict[str, Any], **options: Any) -> Any:
+    """A table whose trials have these parameters, and no others."""
+    run = make_run(trials=TRIALS, **options)
+    for trial in run.trials.values():
+        trial.proposal.params.clear()
+        trial.proposal.params.update(params)
+    return read_points(run)
+
+
+def test_the_ends_of_a_schedule_stand_under_their_names(make_run: MakeRun) -> None:
+    ends = {"weighting.start": {"a": 0.2, "b": 0.8}, "weighting.end": {"a": 1.0, "b": 0.0}}
+    own = {"weighting": {"schedule": {"start": None, "end": None}}}
+    table = searched(make_run, ends, study=own)
+    header, rows = front_rows(table)
+    assert header == ["point", "a", "b", "start", "end", "trial", "steps"]
+    assert rows[0][3:] == [".20/.80", "1.00/.00", "0", "30"]
+    assert rows[-1][3:] == ["", "", "", "0"]
+    first = to_csv(table).splitlines()
+    cells = dict(zip(first[0].split(","), first[2].split(","), strict=True))
+    assert cells["weighting.start.b"] == "0.8"
+    assert cells["weighting.end.a"] == "1.0"
+    assert "weight.a" not in cells
+
+
+def test_weights_that_are_not_the_objectives_are_named(make_run: MakeRun) -> None:
+    objectives = (Objective("a", (0, 1)), Objective("b", (0, 1)), Objective("c", (0, 1)))
+    trials = {0: {30: (0.9, 0.1, 0.5)}}
+    run = make_run(trials=trials, objectives=objectives, base=(0.5, 0.5, 0.5))
+    run.trials[0].proposal.params.clear()
+    weights = {"a": 0.2, "b": 0.8}
+    run.trials[0].proposal.params.update(
+        {"weighting.preference": weights, "weighting.end": weights}
+    )
+    assert front_rows(read_points(run))[0][4:6] == ["weights a/b", "end a/b"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "headings"),
+    [
+        (["objectives.a.at_least", "objectives.b.at_least"], ["a.at_least", "b.at_least"]),
+        (["training.clip_norm", "training.optimizer.clip"], ["clip_norm", "clip"]),
+        (["weighting.steps", "weighting.a"], ["weighting.steps", "weighting.a"]),
+        (["training.rate", "weighting.rate", "x.training.rate"],
+         ["training.rate", "weighting.rate", "x.training.rate"]),
+    ],
+)  # fmt: skip
+def test_headings_are_the_shortest_ends_that_name_nothing_else(
+    make_run: MakeRun, paths: list[str], headings: list[str]
+) -> None:
+    header, _ = front_rows(searched(make_run, dict.fromkeys(paths, 0.25)))
+    found = header[4:-2]  # after the point, a, b and the weights
+    assert [h for h, _ in zip(found, headings, strict=True)] == headings
+    assert len(set(header)) == len(header)
+
+
+def test_the_star_is_explained(make_run: MakeRun) -> None:
+    plain = (Objective("a", (0.0, 1.0)), Objective("b", (0.0, 1.0)))
+    assert threshold_note(searched(make_run, {}, objectives=plain)) == ""
+    limited = (Objective("a", (0.0, 1.0), at_least=0.4), Objective("b", (0.0, 1.0), at_least=0.5))
+    told = "* below the study's threshold (a at least 0.4, b at least 0.5)"
+    table = searched(make_run, {"training.rate": 1}, name="two", objectives=limited)
+    assert threshold_note(table) == told
+    own = {"objectives.a.at_least": 0.1, "objectives.b.at_least": 0.2}
+    table = searched(make_run, own, name="three", objectives=limited)
+    assert threshold_note(table) == (
+        f"{told}, which picks keep to; what a trial was to keep stands under a.at_least, b.at_least"
+    )
+    one = searched(make_run, {"objectives.b.at_least": 0.2}, name="four", objectives=limited)
+    assert threshold_note(one).endswith("stands under at_least")
+    assert html.escape(threshold_note(one)) in front_html(
+        build_front(one, [{"a": 0.5, "b": 0.5}], resamples=100, seed=0)
+    )
 
 
 def test_places_follow_the_bounds(make_run: MakeRun) -> None:

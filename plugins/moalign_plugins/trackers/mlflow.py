@@ -303,9 +303,8 @@ class _About:
 
     def weights(self, params: Mapping[str, Any]) -> Mapping[str, float]:
         """Return what a trial weights the objectives by; empty if the weighting has no weights."""
-        searched = [value for value in params.values() if isinstance(value, Mapping)]
-        if searched:
-            return searched[0]
+        if searched := params.get("weighting.preference"):  # a schedule's ends are parameters
+            return dict(searched)
         weighting = self.study.get("weighting")
         options = next(iter(weighting.values()), None) if isinstance(weighting, Mapping) else None
         if not options or "preference" not in options:
@@ -717,10 +716,17 @@ def _trial(trial: int) -> str:
 
 def _title(trial: int, params: Mapping[str, Any], weights: Mapping[str, float]) -> str:
     """Return a trial's name: its number and its weights, or else its parameters."""
-    words = [f"{name} {_share(weight)}" for name, weight in weights.items()]
-    if not words:
-        words = [f"{path.rpartition('.')[2]} {value}" for path, value in _flat(params)]
+    words = _shares(weights)
+    for path, value in params.items() if not words else ():
+        words.append(path.rpartition(".")[2])
+        words += (
+            _shares(value) if isinstance(value, Mapping) else dict(_flat({path: value})).values()
+        )
     return " ".join([_trial(trial), *words])
+
+
+def _shares(weights: Mapping[str, float]) -> list[str]:
+    return [f"{name} {_share(weight)}" for name, weight in weights.items()]
 
 
 def _share(weight: float) -> str:

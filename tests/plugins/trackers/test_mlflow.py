@@ -313,6 +313,14 @@ def test_names_parameters_and_tags_say_what_a_run_is(tracker, run) -> None:
         ({"study": "sums"}, {"training.optimizer": "rloo"}, "t07 optimizer rloo"),
         (STUDY, {"training.learning_rate": 1e-3}, "t07 accuracy .50 brevity .50"),
         ({"study": "sums", "weighting": "influence"}, {}, "t07"),
+        (
+            {"study": "sums", "weighting": {"schedule": {}}},
+            {
+                "weighting.start": {"accuracy": 0.2, "brevity": 0.8},
+                "weighting.end": {"accuracy": 1.0},
+            },
+            "t07 start accuracy .20 brevity .80 end accuracy 1.00",
+        ),
     ],
 )
 def test_a_trial_is_named_by_its_weights_or_else_by_what_is_searched(

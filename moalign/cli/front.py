@@ -168,6 +168,7 @@ def study_of(run: Run, plugin_files: list[Path] | None) -> Study:
 def show_front(console: Console, run: Run, found: Front) -> None:
     """Print the front, the utilities, the hypervolume, and where to go from here."""
     from moalign.reporting.front import (
+        before_note,
         choice_rows,
         front_rows,
         hypervolume_sentence,
@@ -184,7 +185,8 @@ def show_front(console: Console, run: Run, found: Front) -> None:
     console.print(f"Utility at each preference, on {found.split}, against the base policy")
     print_table(console, *choice_rows(found))
     console.print(hypervolume_sentence(found), soft_wrap=True)
-    console.print(trust(run, found) + "\n", soft_wrap=True)
+    said = filter(None, (trust(run, found), before_note(table)))
+    console.print(" ".join(said) + "\n", soft_wrap=True)
     names = ("report.md", "front.html", "front.png", "points.csv", "front")
     written = [name for name in names if (run.folder.path / name).exists()]
     if written:

@@ -160,7 +160,7 @@ def _off_the_front(run: Run) -> Iterator[Path]:
 
 
 def _artifacts(run: Run) -> set[Path]:
-    """Return the base policy of a run, and what the weightings of measured trials prepared."""
+    """Return the base policy of a run, and what was prepared for it before training."""
     from moalign.search.artifacts import base_folder, prepared_folder
     from moalign.study.loading import with_values
 
@@ -168,7 +168,8 @@ def _artifacts(run: Run) -> set[Path]:
     proposals = [trial.proposal for trial in run.trials.values() if trial.measured]
     studies = [study, *(with_values(study, {**p.params, **p.settings}) for p in proposals)]
     prepared = [prepared_folder(each, run.folder) for each in studies]
-    return {base_folder(study, run.folder), *(path for path in prepared if path is not None)}
+    known = {base_folder(study, run.folder), *(path for path in prepared if path is not None)}
+    return known | set(run.folder.prepared_artifacts())
 
 
 def _size(folder: Path) -> int:

@@ -212,6 +212,16 @@ def threshold_note(table: PointTable) -> str:
     return f"{note}, which picks keep to; what a trial was to keep stands under {', '.join(own)}"
 
 
+def before_note(table: PointTable) -> str:
+    """Return what was spent before training, which no point's cost counts; empty if nothing was."""
+    if table.before is None:
+        return ""
+    return (
+        f"Before training {table.before.generated:,} tokens were sampled and "
+        f"{table.before.forwarded:,} passed forward, once for all trials; no trial's cost has them."
+    )
+
+
 def choice_rows(front: Front) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the utilities as text; the last row is their mean."""
     header = ["preference", "point", "utility", "base policy", "difference", "95 % interval"]

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from moalign.reporting.front import (
     Front,
+    before_note,
     choice_rows,
     front_rows,
     hypervolume_sentence,
@@ -69,6 +70,7 @@ def front_html(front: Front) -> str:
         split=front.split,
         choices=_html_table(*choice_rows(front)),
         hypervolume=html.escape(hypervolume_sentence(front)),
+        before=html.escape(before_note(table)),
         samples=_samples(table),
         ink=INK,
         muted=MUTED,
@@ -336,6 +338,7 @@ $plots
 An interval speaks of these checkpoints, not of the settings they were trained with.</p>
 <div class="scroll">$choices</div>
 <p>$hypervolume</p>
+<p>$before</p>
 <h2>What they write</h2>
 <div class="scroll">$samples</div>
 </body>

@@ -16,7 +16,7 @@ from moalign.errors import RecordError
 from moalign.reporting.statistics import Floats, mean_and_stderr
 from moalign.search import events
 from moalign.search.archive import Run
-from moalign.search.measurements import Measured
+from moalign.search.measurements import Measured, cost_before
 from moalign.study.study import complete_preference
 from moalign.types import BASE, Cost, Objective, Observation, Split
 
@@ -111,12 +111,14 @@ class PointTable:
         objectives: all objectives, monitored ones included.
         base: the base policy.
         points: every measured point, by trial, step and condition.
+        before: tokens spent before training, once for all trials; None if nothing was prepared.
     """
 
     title: str
     objectives: tuple[Objective, ...]
     base: Point
     points: tuple[Point, ...]
+    before: Cost | None = None
 
     @property
     def axes(self) -> tuple[Objective, ...]:
@@ -171,6 +173,7 @@ def read_points(run: Run) -> PointTable:
         objectives=run.objectives,
         base=_base(run),
         points=tuple(sorted(points, key=lambda p: (p.trial, p.step, p.id))),
+        before=cost_before(run.folder),
     )
 
 

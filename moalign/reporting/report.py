@@ -12,6 +12,7 @@ from moalign.errors import RecordError
 from moalign.reporting.commands import pick_command
 from moalign.reporting.front import (
     Front,
+    before_note,
     build_front,
     choice_rows,
     front_rows,
@@ -96,7 +97,7 @@ def report_text(run: Run, front: Front, facts: Mapping[str, Any]) -> str:
     table = front.table
     parts = [
         f"# {title(table)}",
-        summary(run),
+        " ".join(filter(None, (summary(run), before_note(table)))),
         "![The front](front.png)",
         "[Interactive](front.html), with parameters and completions; [all points](points.csv).",
         "## The front",

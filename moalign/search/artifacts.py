@@ -21,7 +21,7 @@ import moalign
 from moalign.components import LoadedPolicy
 from moalign.errors import DataError, RecordError, StudyError, nearest
 from moalign.search.folders import RunFolder
-from moalign.search.measurements import write_atomically
+from moalign.search.measurements import COST, write_atomically
 from moalign.study.study import Study
 from moalign.training import checkpoint
 from moalign.training.evaluation import Evaluator
@@ -182,10 +182,14 @@ def prepared_folder(study: Study, run: RunFolder) -> Path | None:
         "code": [moalign.__version__, *sorted(file.sha256 for file in study.catalogue.files)],
     }
     name = f"{weighting.name}-{_digest(recipe)}"
-    if run.path.is_dir():
+    _remember(run, name, memory)
+    return run.artifacts / name
+
+
+def _remember(run: RunFolder, name: str, memory: Path) -> None:
+    if run.path.is_dir() and not memory.is_file():
         memory.parent.mkdir(exist_ok=True)
         write_atomically(memory, json.dumps({"artifact": name}))
-    return run.artifacts / name
 
 
 def _digest(recipe: Mapping[str, Any]) -> str:
@@ -210,13 +214,14 @@ def prepared(study: Study, run: RunFolder, progress: Progress = _silent) -> dict
     if folder is None:
         return None
     if not folder.is_dir():
-        weighting = study.new_weighting()
-        context = preparation(study, base_policy(study, run, {}), progress)
+        weighting, spent = study.new_weighting(), Cost()
+        context = preparation(study, base_policy(study, run, {}), progress, spent)
         state = weighting.prepare(context)
         beside = folder.with_name(f".{folder.name}.{os.getpid()}")
         shutil.rmtree(beside, ignore_errors=True)
         try:
             checkpoint.save_state(state, beside, _PREPARED)
+            write_atomically(beside / COST, json.dumps(spent.to_json()))
             checkpoint.publish(beside, folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(beside, ignore_errors=True)
@@ -257,6 +262,7 @@ def samples(
         "seed": study.seed,
     }
     folder = run.artifacts / f"samples-{_digest(recipe)}"
+    _remember(run, folder.name, run.prepared_artifact(folder.name))
     if not folder.is_dir():
         beside = folder.with_name(f".{folder.name}.{os.getpid()}")
         shutil.rmtree(beside, ignore_errors=True)
@@ -265,7 +271,7 @@ def samples(
         try:
             beside.mkdir(parents=True)
             write_atomically(beside / "texts.json", json.dumps(written))
-            write_atomically(beside / "cost.json", json.dumps(cost.to_json()))
+            write_atomically(beside / COST, json.dumps(cost.to_json()))
             checkpoint.publish(beside, folder)
         except OSError as error:
             shutil.rmtree(beside, ignore_errors=True)
@@ -294,14 +300,15 @@ def calibration(study: Study, run: RunFolder) -> tuple[Tensor, Tensor] | None:
         "seed": study.seed,
     }
     folder = run.artifacts / f"calibration-{_digest(recipe)}"
+    _remember(run, folder.name, run.prepared_artifact(folder.name))
     if not folder.is_dir():
-        policy = base_policy(study, run, {})
+        policy, spent = base_policy(study, run, {}), Cost()
         rewards, sections = study.new_rewards(), study.section.objectives
         columns = [Column(n, rewards[n], sections[n].output) for n in _names(study)]
         evaluator = Evaluator(study, split_prompts(study.task, ("steer",)), columns)
         # Not under weights per prompt: what is measured belongs to no weighting.
         condition = next(filter(None, study.conditions), None)
-        _, scores_PSK, _ = evaluator.sampled_scores(policy, "steer", condition, Cost())
+        _, scores_PSK, _ = evaluator.sampled_scores(policy, "steer", condition, spent)
         mean_K, deviation_K = mean_and_deviation(scores_PSK.flatten(0, 1))
         for name, mean, deviation in zip(_names(study), mean_K, deviation_K, strict=True):
             if not (torch.isfinite(mean) and deviation > 0):
@@ -313,6 +320,7 @@ def calibration(study: Study, run: RunFolder) -> tuple[Tensor, Tensor] | None:
         beside = folder.with_name(f".{folder.name}.{os.getpid()}")
         shutil.rmtree(beside, ignore_errors=True)
         checkpoint.save_state({"mean": mean_K, "deviation": deviation_K}, beside, "scores")
+        write_atomically(beside / COST, json.dumps(spent.to_json()))
         checkpoint.publish(beside, folder)
     state = checkpoint.load_state(folder, "scores")
     return state["mean"], state["deviation"]

@@ -9,7 +9,8 @@
         study.yaml                  the fully resolved study
         events.jsonl  lock          the record; written by the driver only
         base/artifact.json          which artifact the base policy is
-        base/<weighting>-*.json     which artifact a weighting has prepared
+        base/<weighting>-*.json     which artifact a weighting has prepared; so for what was
+                                    sampled or measured of the base policy before training
         base/step-00000/            the base policy's measurements
         trials/0003/step-00040/     a checkpoint
           validation.json           measurements; always kept (test.json beside it at the end)
@@ -20,6 +21,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +67,18 @@ class RunFolder:
     def prepared_artifact(self, asked: str) -> Path:
         """Return the file that names the artifact that was prepared for what was asked."""
         return self.path / "base" / f"{asked}.json"
+
+    def prepared_artifacts(self) -> list[Path]:
+        """Return what was made before training beside the base policy, as far as it is left."""
+        found = set()
+        for memory in self.base_artifact.parent.glob("*.json"):
+            if memory != self.base_artifact:
+                try:
+                    name = json.loads(memory.read_text(encoding="utf-8"))["artifact"]
+                except (OSError, ValueError, KeyError):  # whoever needs it makes it again
+                    continue
+                found.add(self.artifacts / str(name))
+        return sorted(path for path in found if path.is_dir())
 
     def trial(self, trial: int) -> Path:
         """Return the folder of a trial, or of the base policy."""

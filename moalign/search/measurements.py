@@ -8,9 +8,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from moalign.errors import RecordError
+from moalign.search.folders import RunFolder
 from moalign.types import Cost, Evaluation, Split
 
 
@@ -85,6 +86,29 @@ class Measurements:
                 f"{path}: these measurements cannot be read ({type(error).__name__}: {error}); "
                 "delete the checkpoint's folder and run the same command again"
             ) from error
+
+
+COST: Final = "cost.json"
+"""What making an artifact took, in its folder."""
+
+
+def cost_before(run: RunFolder) -> Cost | None:
+    """Return the tokens spent before training, on what a run's artifacts hold beside its policy.
+
+    Once for all trials; runs that share an artifact all count it. None if nothing was prepared, or
+    by a version that did not count.
+
+    Raises:
+        RecordError: a file is damaged.
+    """
+    spent, files = Cost(), [path / COST for path in run.prepared_artifacts()]
+    files = [file for file in files if file.is_file()]
+    for file in files:
+        try:
+            spent.add(Cost(**json.loads(file.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, TypeError) as error:
+            raise RecordError(f"{file} cannot be read ({error}); delete its folder") from error
+    return spent if files else None
 
 
 def write_atomically(path: Path, text: str) -> None:

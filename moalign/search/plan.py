@@ -12,6 +12,7 @@ from pathlib import Path
 
 from moalign.search.archive import Run
 from moalign.search.folders import RunFolder
+from moalign.search.measurements import cost_before
 from moalign.study.study import Study
 from moalign.types import Cost
 
@@ -35,6 +36,8 @@ class Plan:
         point: bytes that a point of the front takes in the end, its exported copy included, or
             None before there is a policy.
         working: bytes of the live trials' checkpoints, or None.
+        prepares: the weighting learns something before training.
+        before: tokens spent before training, once for all trials, or None.
     """
 
     weighting: str
@@ -50,6 +53,8 @@ class Plan:
     seconds: float | None
     point: int | None
     working: int | None
+    prepares: bool = False
+    before: Cost | None = None
 
     def lines(self) -> list[str]:
         """Return the plan for people."""
@@ -66,6 +71,17 @@ class Plan:
                 f"tokens  about {_count(self.cost.generated)} sampled, "
                 f"{_count(self.cost.forwarded)} forward and {_count(self.cost.backwarded)} "
                 "backward, at what a step has taken so far"
+            )
+        if self.before is not None:
+            lines.append(
+                f"before  {_count(self.before.generated)} tokens were sampled and "
+                f"{_count(self.before.forwarded)} passed forward before training, once for all "
+                "trials"
+            )
+        elif self.prepares:
+            lines.append(
+                f"before  {self.weighting} learns before training, once for all trials; what that "
+                "takes is known afterwards"
             )
         lines.append(
             "disk    unknown until the base policy is built, because nothing else tells its size"
@@ -128,6 +144,8 @@ def make_plan(study: Study, folder: RunFolder, run: Run | None, trials: int, wor
         point=None if size is None else 2 * size,
         # Beside the policy, AdamW keeps two numbers for each of its.
         working=None if size is None else 3 * size * min(workers, trials),
+        prepares=weighting.recipe() is not None,
+        before=cost_before(folder),
     )
 
 

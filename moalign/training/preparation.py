@@ -19,7 +19,7 @@ CHUNK = 256
 
 
 def preparation(
-    study: Study, policy: Policy, progress: Callable[[float, str], None]
+    study: Study, policy: Policy, progress: Callable[[float, str], None], cost: Cost
 ) -> Preparation:
     """Return the context of a stage before training.
 
@@ -27,6 +27,7 @@ def preparation(
         study: gives task, objectives, rewards and seed.
         policy: the base policy; log-probabilities that rewards read are its.
         progress: called with the share done in [0, 1] and a few words.
+        cost: charged for what is passed forward.
     """
     rewards, sections = study.new_rewards(), study.section.objectives
     names = [o.name for o in study.train_objectives]
@@ -44,13 +45,14 @@ def preparation(
                 prompts[part],
                 completions[part],
                 micro_tokens=micro_tokens,
-                cost=Cost(),
+                cost=cost,
             )
             found.append(score(batch, columns).scores_BK.cpu())
         return torch.cat(found)
 
     def features(prompts: Sequence[Prompt]) -> Tensor:
         ids_P = [policy.prompt_ids(prompt, None) for prompt in prompts]
+        cost.forwarded += sum(map(len, ids_P))
         return policy.prompt_features(ids_P, micro_tokens=micro_tokens).cpu()
 
     return Preparation(

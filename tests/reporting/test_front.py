@@ -12,6 +12,7 @@ import pytest
 from moalign import Objective, pareto
 from moalign.reporting import pick
 from moalign.reporting.front import (
+    before_note,
     build_front,
     choice_rows,
     front_rows,
@@ -21,6 +22,7 @@ from moalign.reporting.front import (
 )
 from moalign.reporting.page import front_html
 from moalign.reporting.points import read_points, to_csv
+from moalign.reporting.report import report_text
 from moalign.reporting.statistics import paired_difference
 from moalign.study.study import report_preferences
 
@@ -198,6 +200,24 @@ def test_the_star_is_explained(make_run: MakeRun) -> None:
     assert html.escape(threshold_note(one)) in front_html(
         build_front(one, [{"a": 0.5, "b": 0.5}], resamples=100, seed=0)
     )
+
+
+def test_what_was_spent_before_training_is_told_once(make_run: MakeRun) -> None:
+    run = make_run(trials=TRIALS)
+    assert before_note(read_points(run)) == ""
+    assert "Before training" not in report_text(run, build(run), {})
+    memory, artifact = run.folder.prepared_artifact("x-0"), run.folder.artifacts / "x-1"
+    artifact.mkdir(parents=True)
+    memory.write_text('{"artifact": "x-1"}')
+    (artifact / "cost.json").write_text('{"forwarded": 12345}')
+    told = (
+        "Before training 0 tokens were sampled and 12,345 passed forward, once for all trials; no "
+        "trial's cost has them."
+    )
+    front = build(run)
+    assert before_note(front.table) == told
+    assert report_text(run, front, {}).count(told) == 1
+    assert front_html(front).count(html.escape(told)) == 1
 
 
 def test_places_follow_the_bounds(make_run: MakeRun) -> None:

@@ -100,3 +100,21 @@ def test_what_a_weighting_samples_for_itself_is_said(
     monkeypatch.setattr(type(study.new_weighting()), "needs", frozenset({"steer"}))
     made = make_plan(study, RunFolder(tmp_path / "mine"), None, trials=6, workers=2)
     assert ", quick's own on the steer split come on top; each is" in made.lines()[2]
+
+
+def test_what_is_learnt_before_training_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    study, folder = quick_study(), RunFolder(tmp_path / "mine")
+    monkeypatch.setattr(type(study.new_weighting()), "recipe", lambda self: {})
+    assert make_plan(study, folder, None, trials=6, workers=2).lines()[3] == (
+        "before  quick learns before training, once for all trials; what that takes is known "
+        "afterwards"
+    )
+    memory, artifact = folder.prepared_artifact("quick-0"), folder.artifacts / "quick-1"
+    for path in (memory.parent, artifact):
+        path.mkdir(parents=True)
+    memory.write_text('{"artifact": "quick-1"}')
+    (artifact / "cost.json").write_text('{"generated": 7, "forwarded": 12345, "backwarded": 0}')
+    assert make_plan(study, folder, None, trials=6, workers=2).lines()[3] == (
+        "before  7 tokens were sampled and 12.3 thousand passed forward before training, once for "
+        "all trials"
+    )

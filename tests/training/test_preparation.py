@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from moalign import ContractError, SegmentTask, Start
+from moalign import ContractError, Cost, RecordError, SegmentTask, Start
 from moalign.plugins import load
 from moalign.search.artifacts import base_policy, calibration, prepared, prepared_folder
 from moalign.search.folders import RunFolder
-from moalign.search.measurements import Measurements
+from moalign.search.measurements import Measurements, cost_before
 from moalign.search.segments import run_segment
 from moalign.study.document import Document
 from moalign.study.loading import checked
@@ -53,7 +53,8 @@ def test_pairs_are_scored_as_if_the_policy_had_written_them(
     new_study: NewStudy, run: RunFolder
 ) -> None:
     study, said = new_study(*LEARNS), []
-    context = preparation(study, base_policy(study, run, {}), lambda *words: said.append(words))
+    policy = base_policy(study, run, {})
+    context = preparation(study, policy, lambda *words: said.append(words), Cost())
     assert [o.name for o in context.objectives] == ["a", "b"]
     assert {p.split for p in context.prompts} == {None}
     prompts = [pair.prompt for pair in context.pairs]
@@ -83,6 +84,56 @@ def test_it_runs_once_per_recipe(
     assert len(calls) == 4, "what is learnt follows the order of the objectives"
     torch.testing.assert_close(turned["chosen"], first["chosen"].flip(-1))
     assert prepared(new_study(), run) is None
+
+
+def test_what_it_takes_is_counted_once(new_study: NewStudy, run: RunFolder) -> None:
+    study = new_study(*LEARNS)
+    assert cost_before(run) is None, "nothing has been prepared"
+    prepared(study, run)
+    policy = base_policy(study, run, {})
+    features = sum(len(policy.prompt_ids(p.prompt, None)) for p in study.task.pairs(study.seed))
+    expected = Cost(forwarded=features)
+    assert features > 0
+    assert cost_before(run) == expected, "letters are counted without the model"
+    prepared(study, run)
+    assert cost_before(run) == expected
+    other = RunFolder(run.path.with_name("other"))
+    other.path.mkdir()
+    prepared(study, other)
+    assert cost_before(other) == expected, "whoever shares it says what it took"
+    prepared(new_study(*LEARNS, "weighting.twist=2"), run)
+    assert cost_before(run) == Cost(forwarded=2 * features)
+
+
+def test_rewards_that_read_the_model_are_counted(new_study: NewStudy, run: RunFolder) -> None:
+    study = new_study(*LEARNS, "objectives.b.reward=kl", "objectives.b.bounds=[-9,9]")
+    policy, spent = base_policy(study, run, {}), Cost()
+    context = preparation(study, policy, lambda *_: None, spent)
+    pairs = context.pairs
+    context.score([pair.prompt for pair in pairs], [pair.chosen for pair in pairs])
+    assert spent.forwarded > 0
+    assert (spent.generated, spent.backwarded) == (0, 0)
+
+
+def test_a_damaged_count_is_a_sentence(new_study: NewStudy, run: RunFolder) -> None:
+    study = new_study(*LEARNS)
+    prepared(study, run)
+    folder = prepared_folder(study, run)
+    assert folder is not None
+    (folder / "cost.json").write_text('{"forwarded"')
+    with pytest.raises(RecordError, match=r"cost\.json cannot be read .* delete its folder"):
+        cost_before(run)
+    (folder / "cost.json").unlink()
+    assert cost_before(run) is None, "made by an earlier version"
+    next(run.base_artifact.parent.glob("learns-*.json")).write_text("half")
+    assert run.prepared_artifacts() == []
+
+
+def test_calibration_is_counted(new_study: NewStudy, run: RunFolder) -> None:
+    calibration(new_study("training.combine=rewards", "training.scale=calibrated", "seed=5"), run)
+    spent = cost_before(run)
+    assert spent is not None
+    assert spent.generated > 0
 
 
 @pytest.mark.parametrize(

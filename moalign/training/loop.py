@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -121,6 +122,8 @@ class Trial:
         self.parameters = [p for _, p in policy.trainable()]
         self.engine = GradientEngine(policy, self.training.gradients)
         self.optimizer.begin(self.objectives, policy.width, seeds.key(study.seed, trial, "begin"))
+        for parameter in self.optimizer.parameters():
+            parameter.data = parameter.data.to(policy.device)
         self.passes = Passes(study, policy, self.optimizer, self.engine, self.cost)
         self.torch_optimizer = torch.optim.AdamW(
             self._parameter_groups(),
@@ -131,7 +134,9 @@ class Trial:
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = [{"params": self.parameters}]
-        own = [parameter.to(self.policy.device) for parameter in self.optimizer.parameters()]
+        own = list(self.optimizer.parameters())
+        for parameter in own:  # in place: a copy on the device would be no leaf
+            parameter.data = parameter.data.to(self.policy.device)
         if own:
             groups.append({"params": own, "weight_decay": 0.0})
         return groups
@@ -224,7 +229,31 @@ class Trial:
             cost=self.cost,
         )
         self.cost.generated += int(batch.mask_BT.sum())
+        batch.offer("greedy_scores", lambda: self._greedy_scores(prompts, conditions_PK))
         return batch
+
+    def _greedy_scores(self, prompts: Sequence[Prompt], conditions_PK: Tensor | None) -> Tensor:
+        """Return raw scores of each prompt's greedy completion, [P, K]; the rewards learn nothing.
+
+        Asked for before the update: the policy is the one that sampled.
+        """
+        batch = sample(
+            self.policy,
+            self.study.rollout,
+            self.study.task,
+            prompts,
+            group=1,
+            seeds_B=[0] * len(prompts),
+            conditions_PK=conditions_PK,
+            names=[o.name for o in self.objectives],
+            micro_tokens=self.training.micro_tokens,
+            cost=self.cost,
+            greedy=True,
+        )
+        self.cost.generated += int(batch.mask_BT.sum())
+        columns = [self.columns[k] for k in self.trained]
+        with unchanged(columns):
+            return score(batch, columns).scores_BK
 
     def _conditions(self, prompts: Sequence[Prompt], index: int) -> Tensor | None:
         """Return the weights each prompt is conditioned on, [P, K]: drawn uniformly on the simplex.
@@ -418,9 +447,11 @@ class Trial:
 
     def _steer_gradient(self) -> PolicyGradients:
         """Return the gradient of what is preferred on a batch of the steer split."""
+        state = copy.deepcopy(self.optimizer.state_dict())
         with unchanged(self.columns):
             steer = self._scored(self.rollout("steer", self.index))
         steer_BTK = self._columns(steer)
+        self.optimizer.load_state_dict(state)
         preferred_K = self.preference_K.to(steer_BTK) * len(self.preference_K)
         return self._gradients(steer, (preferred_K * steer_BTK).sum(-1, keepdim=True))
 

@@ -275,5 +275,10 @@ def labels(scores_PGK: Tensor) -> Tensor:
 
     What stands for advantages where nothing is rolled out.
     """
-    centred = scores_PGK - scores_PGK.nanmean(1, keepdim=True)
-    return centred.sign().nan_to_num(0.0).flatten(0, 1)[:, None].float()
+    missing = scores_PGK.isnan()
+    low_P1K = scores_PGK.masked_fill(missing, torch.inf).amin(1, keepdim=True)
+    high_P1K = scores_PGK.masked_fill(missing, -torch.inf).amax(1, keepdim=True)
+    # The mean of equal numbers may differ from them in the last bit.
+    equal = ~(low_P1K < high_P1K)
+    signs = (scores_PGK - scores_PGK.nanmean(1, keepdim=True)).sign()
+    return signs.masked_fill(missing | equal, 0.0).flatten(0, 1)[:, None].float()

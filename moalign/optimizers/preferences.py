@@ -6,16 +6,19 @@ objectives.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Gt
 
 from moalign.components import Optimizer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
-    from moalign.types import Rows
+    from moalign.types import Objective, Rows
 
 Labels = Literal["hard", "soft"]
 """What a difference of scores says: `hard`: the higher one is better; `soft`: it is better with
@@ -76,7 +79,8 @@ class Pairs:
 
     Attributes:
         h: log-ratio of the chosen minus that of the rejected; log-ratios are against the reference.
-        margin: score of the chosen minus that of the rejected, >= 0; 0 where one is missing.
+        margin: score of the chosen minus that of the rejected, >= 0 (unless swapped); 0 where one
+            is missing.
         chosen: log-probability of the chosen completion.
         rejected: log-probability of the rejected one.
         chosen_ratio: log-ratio of the chosen one.
@@ -111,24 +115,54 @@ class Pairs:
 class PairwiseOptimizer(Optimizer):
     """Sums a loss over pairs of completions, of which each objective prefers one.
 
-    A subclass gives :meth:`loss_of_pairs`. For objective k and a prompt, over the pairs (i, j) of
-    its completions whose scores differ::
+    A subclass gives what makes it another method: the loss of a pair (:meth:`loss_of_pairs`), the
+    log-ratios that are compared (:meth:`ratios`), or what soft labels say (:meth:`probability`).
+    For objective k and a prompt, over the pairs (i, j) of its completions whose scores differ::
 
         loss_pk = mean of loss_of_pairs(chosen, rejected)          labels: hard
         loss_pk = mean of p loss(i, j) + (1 - p) loss(j, i)        labels: soft
                   with p = sigmoid(s_ik - s_jk), and pairs of equal scores too
 
     The objectives' losses are added with the weights: ``sum_k w_k mean_p loss_pk``.
+
+    A subclass with options of its own takes the rest as ``**pairwise``; one that has no use for
+    ``labels`` names ``beta`` and ``epochs`` itself.
     """
 
     learns_from: ClassVar[Literal["rollouts", "pairs", "both"]] = "pairs"
     whole_groups: ClassVar[bool] = True
     needs: frozenset[str] = frozenset({"ref_logprobs"})
-    labels: Labels = "hard"
 
-    @abstractmethod
+    def __init__(
+        self,
+        *,
+        beta: Annotated[float, Gt(0)] = 0.1,
+        labels: Labels = "hard",
+        epochs: Annotated[int, Ge(1)] = 1,
+    ) -> None:
+        """Take the options.
+
+        Args:
+            beta: strength of the pull to the reference policy, in units of the score.
+            labels: `hard`: the higher score is better; `soft`: it is with the probability that the
+                Bradley-Terry model gives to the difference.
+            epochs: passes over each batch of pairs.
+        """
+        self.beta = beta
+        self.labels: Labels = labels
+        self.epochs = epochs
+
     def loss_of_pairs(self, pairs: Pairs) -> Tensor:
-        """Return the loss of each pair, [P, N, K]; finite."""
+        """Return the loss of each pair, [P, N, K], finite; here ``-log sigmoid(beta h)``."""
+        from torch.nn.functional import logsigmoid
+
+        return -logsigmoid(self.beta * pairs.h)
+
+    def probability(self, pairs: Pairs) -> Tensor:
+        """Return how probably the chosen one is better, for soft labels, [P, N, K]."""
+        import torch
+
+        return torch.sigmoid(pairs.margin)
 
     def ratios(self, groups: Groups) -> tuple[Tensor, Tensor] | None:  # noqa: ARG002
         """Return the log-ratios that are compared, of the first and second of each pair, [P, N].
@@ -155,7 +189,7 @@ class PairwiseOptimizer(Optimizer):
         counted = ~missing if self.labels == "soft" else ~missing & (pairs.margin > 0)
         losses = self.loss_of_pairs(pairs)
         if self.labels == "soft":
-            p = torch.sigmoid(pairs.margin)
+            p = self.probability(pairs)
             losses = p * losses + (1 - p) * self.loss_of_pairs(pairs.swapped())
         count_PK = counted.sum(1)
         mean_PK = losses.masked_fill(~counted, 0.0).sum(1) / count_PK.clamp(min=1)
@@ -212,6 +246,14 @@ def pair_metrics(pairs: Pairs, counted: Tensor, rows: Rows) -> dict[str, Tensor]
     h = pairs.h.detach()
     right = (h > 0).float() + 0.5 * (h == 0).float()
     return {"accuracy": (shares * right).sum(), "margin": (shares * h).sum()}
+
+
+def ranges(objectives: Sequence[Objective]) -> Tensor:
+    """Return how far apart the bounds of each objective are, [K]; 1 where it has none."""
+    import torch
+
+    widths = [1.0 if o.bounds is None else o.bounds[1] - o.bounds[0] for o in objectives]
+    return torch.tensor(widths)
 
 
 def pair_indices(size: int) -> tuple[list[int], list[int]]:

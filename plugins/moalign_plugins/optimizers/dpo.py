@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from annotated_types import Ge, Gt
-
-from moalign.optimizers.preferences import Labels, PairwiseOptimizer
+from moalign.optimizers.preferences import PairwiseOptimizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from torch import Tensor
-
-    from moalign.optimizers.preferences import Pairs
 
 
 class Dpo(PairwiseOptimizer):
@@ -48,28 +42,3 @@ class Dpo(PairwiseOptimizer):
 
     name: ClassVar[str] = "dpo"
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"beta": 1.0, "labels": "soft"})
-
-    def __init__(
-        self,
-        *,
-        beta: Annotated[float, Gt(0)] = 0.1,
-        labels: Labels = "hard",
-        epochs: Annotated[int, Ge(1)] = 1,
-    ) -> None:
-        """Take the options.
-
-        Args:
-            beta: strength of the pull to the reference policy, in units of the score.
-            labels: `hard`: the higher score is better; `soft`: it is with the probability that the
-                Bradley-Terry model gives to the difference.
-            epochs: passes over each batch of pairs.
-        """
-        self.beta = beta
-        self.labels = labels
-        self.epochs = epochs
-
-    def loss_of_pairs(self, pairs: Pairs) -> Tensor:
-        """Return ``-log sigmoid(beta h)``."""
-        from torch.nn.functional import logsigmoid
-
-        return -logsigmoid(self.beta * pairs.h)

@@ -55,6 +55,14 @@ Preference = Annotated[dict[str, float], AfterValidator(_checked_preference)]
 """Weights by objective name: finite, non-negative, not all zero; the host divides by their sum."""
 
 
+def by_name(name: str) -> Any:
+    """Return the default of an option that takes a component: the host builds the one so called.
+
+    Example: ``def __init__(self, *, loss: Optimizer = by_name("dpo")) -> None``.
+    """
+    return name
+
+
 class Component(ABC):
     """Root of all components.
 
@@ -276,8 +284,9 @@ class Optimizer(Stateful):
 
     Attributes:
         learns_from: what it needs: rollouts, pairs, or both.
-        needs: what it reads beside old log-probabilities: ``ref_logprobs``; of a batch also
-            ``hidden`` and ``greedy_scores``.
+        needs: what it reads beside the log-probabilities of the policy that sampled:
+            ``ref_logprobs``; ``logprobs`` of preferences, under the policy at the beginning of the
+            step; of a batch also ``hidden`` and ``greedy_scores``.
         min_group: fewest completions per prompt that make sense.
         epochs: passes over each batch.
         whole_groups: its loss compares the completions of a prompt: all of them are in one
@@ -432,7 +441,8 @@ class Rollout(Component):
 
     Attributes:
         max_tokens: limit per completion, end token included.
-        temperature: divides the logits; log-probabilities are taken at the same temperature.
+        temperature: divides the logits; log-probabilities are taken at the same temperature. 0, in
+            what :meth:`greedy` returns: the likeliest token.
     """
 
     kind: ClassVar[str] = "rollout"
@@ -455,6 +465,13 @@ class Rollout(Component):
         A row's completion depends on the model, its prompt and its seed only, not on the other
         rows, so that comparisons are paired.
         """
+
+    def greedy(self) -> Rollout:
+        """Return the same engine at temperature 0: it takes the likeliest token, whatever the seed.
+
+        Optional: optimizers that need ``greedy_scores`` are refused without it.
+        """
+        raise NotImplementedError(f"rollout {self.name} cannot take the likeliest token")
 
 
 @dataclass(frozen=True)
@@ -636,4 +653,5 @@ __all__ = [
     "Task",
     "Tracker",
     "Weighting",
+    "by_name",
 ]

@@ -220,6 +220,10 @@ class Batch:
         """Return True if a lazy value (``logprobs``, ``ref_logprobs``) has been computed."""
         return name in self._values
 
+    def offer(self, name: str, compute: Callable[[], Tensor]) -> None:
+        """Offer a lazy value, such as ``greedy_scores``, beside those that it was made with."""
+        self._lazy[name] = compute
+
     def _get(self, name: str) -> Tensor:
         if name not in self._values:
             if name not in self._lazy:
@@ -247,7 +251,10 @@ class Batch:
 
     @property
     def greedy_scores_PK(self) -> Tensor:
-        """Raw scores of each prompt's likeliest completion, token by token; NaN as usual."""
+        """Raw scores of the completion that takes the likeliest token each time; NaN as usual.
+
+        Sampled by the policy that sampled the batch, from the same prompts.
+        """
         return self._get("greedy_scores")
 
 
@@ -260,8 +267,8 @@ class Rows:
 
     Attributes:
         mask_BT: 1.0 on completion tokens, 0.0 on padding.
-        old_logprobs_BT: log-probabilities under the policy that sampled; for preferences, under
-            the policy at the beginning of the step.
+        old_logprobs_BT: log-probabilities under the policy that sampled; for preferences, if the
+            optimizer needs ``logprobs``, under the policy at the beginning of the step.
         ref_logprobs_BT: under the reference policy; None unless the optimizer needs it.
         total_rows: rows of the whole mini-batch.
         total_tokens: completion tokens of the whole mini-batch.

@@ -25,8 +25,9 @@ from moalign.search.measurements import COST, write_atomically
 from moalign.study.study import Study
 from moalign.training import checkpoint
 from moalign.training.evaluation import Evaluator
+from moalign.training.material import usable_prompts
 from moalign.training.policy import Policy, choose_device_and_dtype
-from moalign.training.preferences import sampled_texts
+from moalign.training.preferences import Written, sampled_texts, uniform
 from moalign.training.preparation import preparation
 from moalign.training.scoring import Column
 from moalign.training.splits import measured_prompts, needed_splits, split_prompts
@@ -234,7 +235,7 @@ def prepared(study: Study, run: RunFolder, progress: Progress = _silent) -> dict
 
 def samples(
     study: Study, run: RunFolder, progress: Progress = _silent
-) -> dict[str, list[str]] | None:
+) -> dict[str, list[Written]] | None:
     """Return what the base policy writes for train prompts, by prompt id.
 
     Only for an optimizer that learns from pairs made of samples; else None. Sampled once and
@@ -246,7 +247,7 @@ def samples(
         progress: called with the share done in [0, 1] and a few words.
 
     Raises:
-        RecordError: it cannot be written.
+        RecordError: it cannot be written, or not be read.
     """
     section = study.section.training.pairs
     if section.source == "task" or study.new_optimizer().learns_from == "rollouts":
@@ -257,6 +258,7 @@ def samples(
         "base": base_folder(study, run).name,
         "task": study.data["task"],
         "prompts": [(p.id, p.text) for p in chosen],
+        "condition": uniform(study),
         "samples": section.samples,
         "rollout": study.data["rollout"],
         "seed": study.seed,
@@ -270,7 +272,8 @@ def samples(
         written, cost = sampled_texts(study, policy, chosen, section.samples, progress)
         try:
             beside.mkdir(parents=True)
-            write_atomically(beside / "texts.json", json.dumps(written))
+            texts = {name: [(c.text, c.finished) for c in cs] for name, cs in written.items()}
+            write_atomically(beside / "texts.json", json.dumps(texts))
             write_atomically(beside / COST, json.dumps(cost.to_json()))
             checkpoint.publish(beside, folder)
         except OSError as error:
@@ -279,8 +282,14 @@ def samples(
                 f"{run.artifacts}: the base policy's samples cannot be written: {error}; make room "
                 "there and run the same command again"
             ) from error
-    found: dict[str, list[str]] = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
-    return found
+    try:
+        found = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
+        return {name: [Written(*completion) for completion in found[name]] for name in found}
+    except (OSError, ValueError, TypeError) as error:
+        raise RecordError(
+            f"{folder}: the base policy's samples cannot be read ({error}); delete the folder and "
+            "run the same command again"
+        ) from error
 
 
 def calibration(study: Study, run: RunFolder) -> tuple[Tensor, Tensor] | None:
@@ -305,7 +314,9 @@ def calibration(study: Study, run: RunFolder) -> tuple[Tensor, Tensor] | None:
         policy, spent = base_policy(study, run, {}), Cost()
         rewards, sections = study.new_rewards(), study.section.objectives
         columns = [Column(n, rewards[n], sections[n].output) for n in _names(study)]
-        evaluator = Evaluator(study, split_prompts(study.task, ("steer",)), columns)
+        steer = split_prompts(study.task, ("steer",))["steer"]
+        fits, _ = usable_prompts(study, policy, "steer", steer)  # a trial says what is left out
+        evaluator = Evaluator(study, {"steer": fits}, columns)
         # Not under weights per prompt: what is measured belongs to no weighting.
         condition = next(filter(None, study.conditions), None)
         _, scores_PSK, _ = evaluator.sampled_scores(policy, "steer", condition, spent)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from moalign.components import Optimizer, Weighting
+from moalign.components import Optimizer, Rollout, Weighting
 from moalign.errors import MoalignError, StudyError, nearest
 from moalign.study.document import Document
 from moalign.study.study import Study
 
-_BATCH = ("logprobs", "ref_logprobs", "hidden")
+_OWN = ("logprobs", "hidden")
+"""What a reward reads of the policy in training, so that it is about what that writes."""
 
 
 def check_learning(doc: Document, study: Study) -> None:
@@ -22,11 +23,17 @@ def check_learning(doc: Document, study: Study) -> None:
     """
     optimizer, weighting = study.new_optimizer(), study.new_weighting()
     where = doc.where(("training", "optimizer"))
-    provided = {"ref_logprobs", "hidden", "greedy_scores"}
+    provided = {"logprobs", "ref_logprobs", "hidden", "greedy_scores"}
     for need in sorted(optimizer.needs - provided):
         raise StudyError(
             f"{where}: optimizer {optimizer.name} needs {need!r}, which nothing provides; "
             f"{nearest(need, provided)}"
+        )
+    if "greedy_scores" in optimizer.needs and type(study.rollout).greedy is Rollout.greedy:
+        raise StudyError(
+            f"{where}: optimizer {optimizer.name} compares with what the policy finds likeliest, "
+            f"and rollout {study.rollout.name} cannot take the likeliest token; use one that can, "
+            "such as eager, or another optimizer, such as rloo"
         )
     try:
         optimizer.check(study.train_objectives)
@@ -57,7 +64,7 @@ def _check_rewards(doc: Document, study: Study, optimizer: Optimizer) -> None:
                 "better, and training.pairs.source: samples takes none of the task; set "
                 "source: task"
             )
-        own = sorted(reward.needs.intersection(_BATCH))
+        own = sorted(reward.needs.intersection(_OWN))
         if own and optimizer.learns_from == "pairs":
             raise StudyError(
                 f"{where}: reward {reward.name} reads {', '.join(own)}, so it is about what the "
@@ -131,7 +138,7 @@ def _check_pairs(doc: Document, study: Study, optimizer: Optimizer, weighting: W
 def _check_per_objective(
     doc: Document, study: Study, optimizer: Optimizer, weighting: Weighting
 ) -> None:
-    what = f"optimizer {optimizer.name} learns something about each objective"
+    what = f"optimizer {optimizer.name} treats the objectives one by one"
     if study.section.training.combine == "rewards":
         raise StudyError(
             f"{doc.where(('training', 'combine'))}: {what}, and combine: rewards gives it a sum of "

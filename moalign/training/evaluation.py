@@ -20,7 +20,6 @@ from moalign.training import seeds
 from moalign.training.policy import Policy
 from moalign.training.preferences import (
     Candidate,
-    candidates,
     measured_candidates,
     preference_batch,
 )
@@ -44,15 +43,18 @@ class Evaluator:
         study: Study,
         prompts: Mapping[Split, Sequence[Prompt]],
         columns: Sequence[Column],
+        *,
+        preferences: Mapping[Split, Sequence[Candidate]] | None = None,
         own_conditions: Callable[[Sequence[Prompt]], Tensor] | None = None,
     ) -> None:
         """Set up.
 
         Args:
             study: gives prompts, samples, rollout and seed.
-            prompts: all prompts by split.
+            prompts: by split; those that leave room for a completion.
             columns: every objective, monitored ones included; stateful rewards are left as they
                 were before.
+            preferences: by split, for objectives that are measured by agreement.
             own_conditions: the weights, [P, K], that prompts call for, which are written into them
                 where a policy reads weights and nobody asks for others; None: nothing is written.
         """
@@ -61,7 +63,7 @@ class Evaluator:
         self.columns = list(columns)
         self._written = [k for k, c in enumerate(self.columns) if "pairs" not in c.reward.needs]
         self._agreed = [k for k, c in enumerate(self.columns) if "pairs" in c.reward.needs]
-        self._candidates: dict[Split, Sequence[Candidate]] = {}
+        self.preferences = preferences or {}
         self.own_conditions = own_conditions
 
     def evaluate(
@@ -180,11 +182,8 @@ class Evaluator:
         where an objective prefers neither.
         """
         study = self.study
-        if split not in self._candidates:
-            found = candidates(study, policy, split, self.prompts[split])
-            self._candidates[split] = found.usable
         chosen = measured_candidates(
-            self._candidates[split], study.section.evaluation.prompts, study.seed
+            self.preferences[split], study.section.evaluation.prompts, study.seed
         )
         trained = [o.name for o in study.train_objectives]
         agreement = []

@@ -27,21 +27,21 @@ from moalign.training.contracts import (
 )
 from moalign.training.evaluation import Evaluator
 from moalign.training.gradients import GradientEngine, PolicyGradients
+from moalign.training.material import material
 from moalign.training.metrics import describe
 from moalign.training.notes import Notes
 from moalign.training.passes import Lesson, Passes, all_rows, mini_batches
 from moalign.training.policy import Policy
 from moalign.training.preferences import (
-    Candidate,
-    candidates,
+    Written,
     labels,
     preference_batch,
     same_size,
     step_candidates,
 )
 from moalign.training.rollout import sample
-from moalign.training.scoring import Column, grouped, score, unchanged
-from moalign.training.splits import needed_splits, split_prompts, step_prompts
+from moalign.training.scoring import Column, grouped, score, score_preferences, unchanged
+from moalign.training.splits import step_prompts
 from moalign.types import (
     Batch,
     Cost,
@@ -73,7 +73,7 @@ class Trial:
         *,
         calibration: tuple[Tensor, Tensor] | None = None,
         prepared: Mapping[str, Any] | None = None,
-        samples: Mapping[str, Sequence[str]] | None = None,
+        samples: Mapping[str, Sequence[Written]] | None = None,
     ) -> None:
         """Set up a trial at step 0.
 
@@ -86,6 +86,10 @@ class Trial:
                 ``scale: calibrated``.
             prepared: what the weighting's own stage before training gave, if it has one.
             samples: completions of the base policy by prompt id, for ``pairs: {source: samples}``.
+
+        Raises:
+            DataError: no prompt or no preference of a split can be used.
+            ContractError: the policy has no reference policy, and something reads it.
         """
         self.study = study
         self.trial = trial
@@ -108,17 +112,19 @@ class Trial:
         self.columns = [Column(n, r, sections[n].output) for n, r in self.rewards.items()]
         trained = [o.name for o in self.objectives]
         self.trained = [k for k, c in enumerate(self.columns) if c.name in trained]
-        self.prompts = split_prompts(study.task, needed_splits(study))
+        self._check_reference()
+        found = material(study, policy, samples)
+        self.prompts, self._left_out = found.prompts, found.notes
+        self.candidates = found.preferences.get("train", ())
         reads_weights = study.policy.condition == "weights"
         asks = reads_weights and "prompt-weights" in self.weighting.declares
         self.evaluator = Evaluator(
-            study, self.prompts, self.columns, self._prompt_weights if asks else None
+            study,
+            self.prompts,
+            self.columns,
+            preferences=found.preferences,
+            own_conditions=self._prompt_weights if asks else None,
         )
-        self.candidates: Sequence[Candidate] = ()
-        self._left_out: list[str] = []
-        if self.optimizer.learns_from != "rollouts":
-            found = candidates(study, policy, "train", self.prompts["train"], samples)
-            self.candidates, self._left_out = found.usable, found.notes("train")
         self.parameters = [p for _, p in policy.trainable()]
         self.engine = GradientEngine(policy, self.training.gradients)
         self.optimizer.begin(self.objectives, policy.width, seeds.key(study.seed, trial, "begin"))
@@ -131,6 +137,19 @@ class Trial:
             betas=(0.9, 0.999),
             weight_decay=self.training.weight_decay,
         )
+
+    def _check_reference(self) -> None:
+        """Refuse a policy without reference before anything is compared with it."""
+        readers = {
+            f"optimizer {self.optimizer.name}": self.optimizer.needs & {"ref_logprobs"},
+            f"weighting {self.weighting.name}": self.weighting.needs & {"prompt_features"},
+        } | {
+            f"reward {reward.name} (objective {name})": reward.needs & {"ref_logprobs", "pairs"}
+            for name, reward in self.rewards.items()
+        }
+        for who, needs in readers.items():
+            if needs:
+                self.policy.require_reference(who)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = [{"params": self.parameters}]
@@ -163,7 +182,12 @@ class Trial:
         check_returned(self.weighting, returned, step)
         metrics = describe(step, returned, [c.name for c in self.columns], first)
         metrics |= self._update(lessons, step, returned, rate, gradients)
-        said = [*returned.notes, *gradients.notes(), *self._notes.flat(step), *self._left_out]
+        said = [
+            *returned.notes,
+            *gradients.notes(),
+            *self._notes.flat(step, first.preferences),
+            *self._left_out,
+        ]
         self.notes = self._notes.new(said)
         self.index += 1
         return metrics
@@ -191,7 +215,7 @@ class Trial:
 
     def _scored(self, batch: Batch, preferences: bool = False) -> Lesson:
         if preferences:  # monitored objectives are about what the policy itself writes
-            everything = scores = score(batch, [self.columns[k] for k in self.trained])
+            everything = scores = score_preferences(batch, [self.columns[k] for k in self.trained])
         else:
             everything = score(batch, self.columns)
             scores = everything.select(self.trained)
@@ -369,10 +393,25 @@ class Trial:
             )
         prompts, objectives = len(lesson.batch.prompts_P), len(self.objectives)
         weights = (returned.values * torch.as_tensor(returned.gain).unsqueeze(-1)).float()
-        if weights.ndim > 1:  # beside a rollout, whose prompts are others: what they have in common
-            weights = weights.mean(1) if step.batch is lesson.batch else weights.mean((0, 1))
+        if weights.ndim > 1 and step.batch is lesson.batch:
+            weights = weights.mean(1)
+        elif weights.ndim > 1:  # those of a rollout, whose prompts are others
+            weights = self._weights_beside(lesson, weights)
         weights_PK = weights.to(self.policy.device).expand(prompts, objectives)
         return replace(lesson, weights_PK=weights_PK)
+
+    @staticmethod
+    def _weights_beside(lesson: Lesson, weights_PGK: Tensor) -> Tensor:
+        """Return the weights of preferences beside a rollout with weights per prompt.
+
+        Those that stand in their prompts, if any do; else what the rollout's have in common.
+
+        Returns:
+            [P, K] or [K].
+        """
+        conditions_PK = lesson.batch.conditions_PK
+        mean_K = weights_PGK.mean((0, 1))
+        return mean_K if conditions_PK is None else conditions_PK.to(mean_K) * mean_K.sum()
 
     def _selected(self, lesson: Lesson, advantages_BT: Tensor) -> Tensor:
         """Return the rows that the loss learns from, [P, S]."""
@@ -400,12 +439,7 @@ class Trial:
         self._set_learning_rate(rate)
         epochs, count = self.optimizer.epochs, self.training.minibatches
         once = epochs == 1 and count == 1
-        old = [
-            None
-            if ls.preferences or (once and not ls.batch.has("logprobs"))
-            else ls.batch.logprobs_BT
-            for ls in lessons
-        ]
+        old = [None if self._own_pass(ls, once) else ls.batch.logprobs_BT for ls in lessons]
         taught = [self._taught(lesson, step, returned) for lesson in lessons]
         known = gradients if once and len(lessons) == 1 else None
         if known is None:
@@ -426,6 +460,12 @@ class Trial:
         gradients.free()
         means = {name: value / (epochs * count) for name, value in totals.items()}
         return means | gradients.metrics
+
+    def _own_pass(self, lesson: Lesson, once: bool) -> bool:
+        """Return whether the old log-probabilities are those of the pass that trains."""
+        if lesson.preferences and "logprobs" not in self.optimizer.needs:
+            return True  # nobody reads them
+        return once and not lesson.batch.has("logprobs")
 
     def _set_learning_rate(self, rate: float) -> None:
         """Set the policy's learning rate; what the optimizer trains beside it follows."""

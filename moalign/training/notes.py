@@ -34,19 +34,26 @@ class Notes:
         self._said = set(state["said"])
         self._flat = {name: int(count) for name, count in state["flat"].items()}
 
-    def flat(self, step: Step) -> list[str]:
+    def flat(self, step: Step, preferences: bool = False) -> list[str]:
         """Return a sentence for each objective that has given no advantage for :data:`FLAT` steps.
 
         All completions of every prompt scored alike on it, or it applied to none.
+
+        Args:
+            step: what happened.
+            preferences: whether it was learned from completions to choose between.
         """
+        end = f"for {FLAT} steps in a row, so it trains nothing"
         sentences = []
         flat_K = (step.advantages_BTK == 0).all(1).all(0).tolist()
         for name, flat in zip(step.names, flat_K, strict=True):
             self._flat[name] = self._flat.get(name, 0) + 1 if flat else 0
             if self._flat[name] == FLAT:
                 sentences.append(
-                    f"objective {name} scored all completions of every prompt alike for {FLAT} "
-                    "steps in a row, so it trains nothing; a larger training.group or a finer "
-                    "reward may tell them apart"
+                    f"objective {name} preferred no completion to another {end}; preferences that "
+                    "concern it, or a finer reward, may tell them apart"
+                    if preferences
+                    else f"objective {name} scored all completions of every prompt alike {end}; a "
+                    "larger training.group or a finer reward may tell them apart"
                 )
         return sentences

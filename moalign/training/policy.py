@@ -14,7 +14,7 @@ from torch.nn import Parameter
 from torch.nn.functional import cross_entropy
 
 from moalign.components import Completions, LoadedPolicy, Rollout
-from moalign.errors import DataError, RecordError
+from moalign.errors import ContractError, DataError, RecordError
 from moalign.types import Prompt
 
 if TYPE_CHECKING:
@@ -228,6 +228,21 @@ class Policy:
         with self._as_reference() as model:
             return self._logprobs(model, prompt_ids_B, ids_BT, mask_BT, temperature)
 
+    def require_reference(self, who: str) -> None:
+        """Raise unless there is a reference policy.
+
+        Args:
+            who: reads it, for the message.
+
+        Raises:
+            ContractError: there is none.
+        """
+        if self._adapter is None and self._load_reference is None:
+            raise ContractError(
+                f"{who} compares the policy with the study's base policy, and this policy was "
+                "given none: give Policy(..., reference=) a function that loads it"
+            )
+
     @contextmanager
     def _as_reference(self) -> Iterator[PreTrainedModel]:
         """Give the study's base policy: the adapter switched off, or loaded at the first use."""
@@ -236,7 +251,8 @@ class Policy:
                 yield self.model
             return
         if self._reference is None:
-            assert self._load_reference is not None, "this policy was given no reference"
+            self.require_reference("what was asked for")
+            assert self._load_reference is not None
             self._reference = self._load_reference().model.requires_grad_(False)
             # In the precision of the policy itself, so that the two are equal at step 0.
             self._place(self._reference, frozen=torch.float32)

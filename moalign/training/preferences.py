@@ -16,12 +16,22 @@ from moalign.errors import DataError
 from moalign.study.study import Study
 from moalign.training import seeds
 from moalign.training.policy import Policy
-from moalign.training.rollout import given, sample
+from moalign.training.rollout import fitting, given, sample
 from moalign.training.splits import measured, next_of
 from moalign.types import Batch, Cost, Pair, Prompt, Split
 
 CHUNK = 512
 """Rows sampled at a time."""
+
+TOO_LONG = "the prompt and rollout.max_tokens do not fit into the policy's context"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A completion that was sampled before training: its text, and whether it came to its end."""
+
+    text: str
+    finished: bool = True
 
 
 @dataclass(frozen=True)
@@ -30,12 +40,12 @@ class Candidate:
 
     Attributes:
         prompt: what they answer.
-        texts: as the policy writes them, all different, two at least.
+        completions: as the policy writes them, all different, two at least.
         pair: the preference that they are; None if they are samples.
     """
 
     prompt: Prompt
-    texts: tuple[str, ...]
+    completions: tuple[Written, ...]
     pair: Pair | None = None
 
 
@@ -59,15 +69,29 @@ class Candidates:
             for reason, count in self.skipped.items()
         ]
 
+    def require(self, split: Split, task: str) -> None:
+        """Raise unless there is something.
+
+        Raises:
+            DataError: there is nothing; it says why.
+        """
+        if self.usable:
+            return
+        why = "; ".join(f"{count} are left out: {words}" for words, count in self.skipped.items())
+        raise DataError(
+            f"task {task}: no preference of the {split} split can be used "
+            f"({why or 'it offers none'})"
+        )
+
 
 def candidates(
     study: Study,
     policy: Policy,
     split: Split,
     prompts: Sequence[Prompt],
-    samples: Mapping[str, Sequence[str]] | None = None,
+    samples: Mapping[str, Sequence[Written]] | None = None,
 ) -> Candidates:
-    """Return what there is to learn from on a split: the task's pairs, or samples.
+    """Return the preferences of a split that a policy can read: the task's pairs, or samples.
 
     Args:
         study: gives task and seed.
@@ -80,8 +104,20 @@ def candidates(
         DataError: there is nothing.
     """
     if samples is not None:
-        return check_lengths(sampled_candidates(prompts, samples), policy)
-    return check_lengths(task_candidates(study, split, prompts), policy)
+        found = sampled_candidates(prompts, samples)
+    else:
+        found = task_candidates(study, split, prompts)
+    found = _fitting(found, policy, uniform(study))
+    found.require(split, study.task.name)
+    return found
+
+
+def uniform(study: Study) -> dict[str, float] | None:
+    """Return equal weights, to stand in a prompt whose others are not known; None: none stand."""
+    if study.policy.condition == "none":
+        return None
+    names = [o.name for o in study.train_objectives]
+    return dict.fromkeys(names, 1.0 / len(names))
 
 
 def task_candidates(study: Study, split: Split, prompts: Sequence[Prompt]) -> Candidates:
@@ -96,18 +132,21 @@ def task_candidates(study: Study, split: Split, prompts: Sequence[Prompt]) -> Ca
     usable: list[Candidate] = []
     skipped: dict[str, int] = {}
     for pair in study.task.pairs(study.seed, split):
-        prompt = by_id.get(pair.prompt.id, pair.prompt)
-        reason = _reason(pair, prompt, split)
-        if reason:
+        prompt = by_id.get(pair.prompt.id)
+        if prompt is None and pair.prompt.split == split:  # the task says so itself
+            prompt = pair.prompt
+        reason = _reason(pair, prompt)
+        if prompt is None or reason:
             skipped[reason] = skipped.get(reason, 0) + 1
             continue
         kept = replace(pair, prompt=replace(prompt, split=split))
-        usable.append(Candidate(kept.prompt, (pair.chosen, pair.rejected), kept))
+        texts = (Written(pair.chosen), Written(pair.rejected))
+        usable.append(Candidate(kept.prompt, texts, kept))
     return Candidates(tuple(usable), skipped)
 
 
-def _reason(pair: Pair, prompt: Prompt, split: Split) -> str:
-    if prompt.split not in {None, split}:
+def _reason(pair: Pair, prompt: Prompt | None) -> str:
+    if prompt is None:
         return "their prompt is in another split"
     if pair.chosen == pair.rejected:
         return "the two completions are equal"
@@ -116,16 +155,18 @@ def _reason(pair: Pair, prompt: Prompt, split: Split) -> str:
     return ""
 
 
-def sampled_candidates(prompts: Sequence[Prompt], texts: Mapping[str, Sequence[str]]) -> Candidates:
+def sampled_candidates(
+    prompts: Sequence[Prompt], samples: Mapping[str, Sequence[Written]]
+) -> Candidates:
     """Return the samples of prompts, by prompt id, as candidates; equal ones count once."""
     usable: list[Candidate] = []
     skipped: dict[str, int] = {}
     for prompt in prompts:
-        if prompt.id not in texts:
+        if prompt.id not in samples:
             continue
-        different = tuple(dict.fromkeys(texts[prompt.id]))
+        different = tuple(dict.fromkeys(samples[prompt.id]))
         if len(different) < 2:
-            reason = "all samples of the prompt are equal"
+            reason = "all samples of the prompt are equal" if different else TOO_LONG
             skipped[reason] = skipped.get(reason, 0) + 1
             continue
         usable.append(Candidate(prompt, different))
@@ -138,10 +179,11 @@ def sampled_texts(
     prompts: Sequence[Prompt],
     count: int,
     progress: Callable[[float, str], None],
-) -> tuple[dict[str, list[str]], Cost]:
+) -> tuple[dict[str, list[Written]], Cost]:
     """Let a policy write for prompts; return its completions by prompt id, and what it took.
 
-    A policy that reads weights is given none to read: uniform ones.
+    A policy that reads weights is given equal ones. For a prompt that is too long it writes
+    nothing: its list is empty.
 
     Args:
         study: gives task, rollout and seed.
@@ -150,11 +192,11 @@ def sampled_texts(
         count: completions of each.
         progress: called with the share done in [0, 1] and a few words.
     """
-    names = [o.name for o in study.train_objectives]
-    reads = study.policy.condition == "weights"
-    written: dict[str, list[str]] = {}
+    names, condition = [o.name for o in study.train_objectives], uniform(study)
+    written: dict[str, list[Written]] = {prompt.id: [] for prompt in prompts}
     cost = Cost()
     per_chunk = max(1, CHUNK // count)
+    prompts = fitting(policy, study.rollout, prompts, condition)
     for start in range(0, len(prompts), per_chunk):
         progress(start / len(prompts), "sampling completions to choose between")
         part = prompts[start : start + per_chunk]
@@ -166,35 +208,34 @@ def sampled_texts(
             part,
             group=count,
             seeds_B=[seeds.key(study.seed, "samples", p.id, n) for p in part for n in range(count)],
-            conditions_PK=uniform_PK if reads else None,
+            conditions_PK=None if condition is None else uniform_PK,
             names=names,
             micro_tokens=study.section.training.micro_tokens,
             cost=cost,
         )
         cost.generated += int(batch.mask_BT.sum())
+        every = zip(batch.raw_texts_B, batch.finished_B.tolist(), strict=True)
+        completions = [Written(text, finished) for text, finished in every]
         for p, prompt in enumerate(part):
-            written[prompt.id] = list(batch.raw_texts_B[p * count : (p + 1) * count])
+            written[prompt.id] = completions[p * count : (p + 1) * count]
     return written, cost
 
 
-def check_lengths(candidates: Candidates, policy: Policy) -> Candidates:
-    """Return the candidates that the policy can read whole; the others are counted as skipped.
-
-    Raises:
-        DataError: none is left.
-    """
+def _fitting(
+    candidates: Candidates, policy: Policy, condition: Mapping[str, float] | None
+) -> Candidates:
+    """Return the candidates that the policy can read whole; the others are counted as skipped."""
     room = policy.context
-    reason = f"prompt and completion do not fit into the policy's context of {room} tokens"
+    if room is None:
+        return candidates
     usable = []
     for candidate in candidates.usable:
-        longest = max(len(policy.completion_ids(text)) for text in candidate.texts)
-        if room is None or len(policy.prompt_ids(candidate.prompt, None)) + longest <= room:
+        longest = max(len(policy.completion_ids(c.text)) for c in candidate.completions)
+        if len(policy.prompt_ids(candidate.prompt, condition)) + longest <= room:
             usable.append(candidate)
     missing = len(candidates.usable) - len(usable)
+    reason = f"prompt and completion do not fit into the policy's context of {room} tokens"
     skipped = {**candidates.skipped, reason: missing} if missing else candidates.skipped
-    if not usable:
-        why = "; ".join(f"{count}: {words}" for words, count in skipped.items()) or "there is none"
-        raise DataError(f"there is no preference to learn from ({why})")
     return Candidates(tuple(usable), skipped)
 
 
@@ -209,10 +250,11 @@ def step_candidates(
     chosen = next_of(candidates, _unit, count, index, *key)
     found = []
     for place, candidate in enumerate(chosen):
-        if len(candidate.texts) > size:
+        among = candidate.completions
+        if len(among) > size:
             generator = seeds.generator(*key, "candidates", index, place)
-            picks = torch.randperm(len(candidate.texts), generator=generator)[:size].tolist()
-            found.append(replace(candidate, texts=tuple(candidate.texts[i] for i in picks)))
+            picks = torch.randperm(len(among), generator=generator)[:size].tolist()
+            found.append(replace(candidate, completions=tuple(among[i] for i in picks)))
         else:
             found.append(candidate)
     return found
@@ -220,7 +262,11 @@ def step_candidates(
 
 def measured_candidates(candidates: Sequence[Candidate], most: int, seed: int) -> list[Candidate]:
     """Return the candidates of a split that are measured: at most ``most``, evenly over units."""
-    return measured(candidates, _unit, lambda c: (c.prompt.id, *c.texts), most, seed)
+    return measured(candidates, _unit, _name, most, seed)
+
+
+def _name(candidate: Candidate) -> tuple[str, ...]:
+    return candidate.prompt.id, *(completion.text for completion in candidate.completions)
 
 
 def _unit(candidate: Candidate) -> str:
@@ -245,13 +291,15 @@ def preference_batch(
         cost: charged for lazy values when they are computed.
     """
     pairs = [candidate.pair for candidate in candidates if candidate.pair is not None]
+    completions = [c for candidate in candidates for c in candidate.completions]
     return given(
         policy,
         study.rollout,
         study.task,
         [candidate.prompt for candidate in candidates],
-        [text for candidate in candidates for text in candidate.texts],
-        group=len(candidates[0].texts),
+        [completion.text for completion in completions],
+        finished_B=[completion.finished for completion in completions],
+        group=len(candidates[0].completions),
         conditions_PK=conditions_PK,
         names=[o.name for o in study.train_objectives],
         pairs_P=pairs if len(pairs) == len(candidates) else None,
@@ -266,7 +314,8 @@ def same_size(candidates: Sequence[Candidate], size: int) -> list[Candidate]:
     A repeated completion has the scores of its twin, so nobody prefers one to the other.
     """
     return [
-        replace(c, texts=(c.texts * size)[:size]) if len(c.texts) < size else c for c in candidates
+        replace(c, completions=(c.completions * size)[:size]) if len(c.completions) < size else c
+        for c in candidates
     ]
 
 

@@ -12,6 +12,26 @@ from moalign.training.policy import Policy, micro_batches
 from moalign.types import Batch, Cost, Pair, Prompt
 
 
+def fitting(
+    policy: Policy,
+    rollout: Rollout,
+    prompts: Sequence[Prompt],
+    condition: Mapping[str, float] | None,
+) -> list[Prompt]:
+    """Return the prompts after which the policy's context has room for a whole completion.
+
+    Args:
+        policy: what is to read them.
+        rollout: gives the token limit of a completion.
+        prompts: any number.
+        condition: weights as they may stand in the prompts, or None.
+    """
+    if policy.context is None:
+        return list(prompts)
+    room = policy.context - rollout.max_tokens
+    return [prompt for prompt in prompts if len(policy.prompt_ids(prompt, condition)) <= room]
+
+
 def sample(
     policy: Policy,
     rollout: Rollout,
@@ -24,6 +44,7 @@ def sample(
     names: Sequence[str],
     micro_tokens: int,
     cost: Cost,
+    greedy: bool = False,
 ) -> Batch:
     """Sample completions and return them as a batch.
 
@@ -38,9 +59,11 @@ def sample(
         names: the K objectives that the conditions are about.
         micro_tokens: most tokens, padding included, in one forward pass of the lazy values.
         cost: charged for the lazy values when they are computed; sampling is the caller's.
+        greedy: take the likeliest tokens. Log-probabilities stay those of the rollout.
     """
     prompt_ids = _prompt_ids(policy, prompts, conditions_PK, names)
-    completions = policy.generate(rollout, prompt_ids, group=group, seeds_B=seeds_B)
+    engine = rollout.greedy() if greedy else rollout
+    completions = policy.generate(engine, prompt_ids, group=group, seeds_B=seeds_B)
     return _batch(
         policy,
         rollout,
@@ -62,6 +85,7 @@ def given(
     prompts: Sequence[Prompt],
     texts: Sequence[str],
     *,
+    finished_B: Sequence[bool] | None = None,
     group: int = 1,
     conditions_PK: Tensor | None = None,
     names: Sequence[str] = (),
@@ -77,6 +101,7 @@ def given(
         task: makes surface texts.
         prompts: P prompts.
         texts: their B completions, without the end token, which is added.
+        finished_B: False for one that was cut off, which gets no end token; None: all are whole.
         group: G, completions of each prompt.
         conditions_PK: weights written into the prompts, or None.
         names: the K objectives that the conditions are about.
@@ -85,14 +110,19 @@ def given(
         cost: charged for the lazy values.
     """
     prompt_ids = _prompt_ids(policy, prompts, conditions_PK, names)
-    rows = [policy.completion_ids(text) for text in texts]
+    finished = [True] * len(texts) if finished_B is None else list(finished_B)
+    rows = [
+        # One that was cut off after special tokens only has nothing but an end to it.
+        ids if whole or len(ids) == 1 else ids[:-1]
+        for ids, whole in zip(map(policy.completion_ids, texts), finished, strict=True)
+    ]
     longest = max(map(len, rows))
     ids = [[*row, *[policy.pad_id] * (longest - len(row))] for row in rows]
     mask = [[1.0] * len(row) + [0.0] * (longest - len(row)) for row in rows]
     completions = Completions(
         ids_BT=torch.tensor(ids, device=policy.device),
         mask_BT=torch.tensor(mask, device=policy.device),
-        finished_B=torch.ones(len(rows), dtype=torch.bool, device=policy.device),
+        finished_B=torch.tensor(finished, device=policy.device),
     )
     return _batch(
         policy,

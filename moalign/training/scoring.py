@@ -111,6 +111,22 @@ def score(batch: Batch, columns: Sequence[Column]) -> Scores:
     return Scores(scores_BK, stacked)
 
 
+def score_preferences(batch: Batch, columns: Sequence[Column]) -> Scores:
+    """Score completions that the policy did not write for this step.
+
+    A reward that reads what the policy makes of a completion is about its own: NaN here. It is
+    asked nothing, so its state is that of rollouts.
+    """
+    own = [k for k, c in enumerate(columns) if c.reward.needs & {"logprobs", "hidden"}]
+    others = [k for k in range(len(columns)) if k not in own]
+    scores_BK = torch.full(
+        (batch.rows, len(columns)), torch.nan, device=batch.mask_BT.device, dtype=torch.float32
+    )
+    if others:
+        scores_BK[:, others] = score(batch, [columns[k] for k in others]).scores_BK
+    return Scores(scores_BK, None)
+
+
 def _call(reward: Reward, batch: Batch) -> Any:
     try:
         return reward.score(batch)

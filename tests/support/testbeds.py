@@ -39,7 +39,7 @@ from moalign import (
     plugins,
 )
 from moalign.plugins import Catalogue
-from moalign.search.artifacts import calibration, ensure_base, prepared
+from moalign.search.artifacts import calibration, ensure_base, prepared, samples
 from moalign.search.folders import RunFolder
 from moalign.study.loading import load
 from moalign.study.study import Study
@@ -371,6 +371,7 @@ def new_trial(study: Study, number: int = 0) -> Trial:
         study.section.training.steps,
         calibration=calibration(study, run),
         prepared=prepared(study, run),
+        samples=samples(study, run),
     )
 
 

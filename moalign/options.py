@@ -2,8 +2,9 @@
 
 There is no second schema. The names, types, bounds and defaults of the keyword arguments are the
 options' names, types, bounds and defaults. A parameter typed as another component (``Reward``, a
-list of them) nests: its value is again a component's name or ``{name: {option: value}}``. A
-constructor that ends in ``**options`` hands these to its base class, whose options it has as well.
+list of them) nests: its value is again a component's name or ``{name: {option: value}}``, and so
+is its default, which the host builds, too (:func:`moalign.components.by_name`). A constructor that
+ends in ``**options`` hands these to its base class, whose options it has as well.
 """
 
 from __future__ import annotations
@@ -318,8 +319,10 @@ def construct(
     """
     checked = check_options(cls, options)
     for option in options_of(cls):
-        value = checked.get(option.name)
-        if option.nested is None or value is None:
+        if option.nested is None:
+            continue
+        value = checked.get(option.name, option.default)
+        if value is None or value is inspect.Parameter.empty:
             continue
         try:
             if option.many:

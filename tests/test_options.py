@@ -20,6 +20,7 @@ from moalign import (
     Reward,
     Weighting,
 )
+from moalign.components import by_name
 from moalign.options import check_class, check_options, construct, options_of
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -81,6 +82,18 @@ class Judge(Reward):
         spare: Reward | None = None,
     ) -> None:
         self.inner, self.more, self.spare = inner, more, spare
+
+    def score(self, batch: object) -> list[float]:
+        return []
+
+
+class ByDefault(Reward):
+    """Takes another reward, of which there is one by default."""
+
+    name: ClassVar[str] = "by-default"
+
+    def __init__(self, *, inner: Reward = by_name("plain")) -> None:
+        self.inner = inner
 
     def score(self, batch: object) -> list[float]:
         return []
@@ -362,6 +375,16 @@ def test_components_nest() -> None:
         (Reward, True, True),
         (Reward, False, True),
     ]
+
+
+def test_a_component_may_be_the_default_by_its_name() -> None:
+    plain = construct(ByDefault, {}, build)
+    assert isinstance(plain, ByDefault)
+    assert isinstance(plain.inner, Plain)
+    given = construct(ByDefault, {"inner": {"plain": {"limit": 9}}}, build)
+    assert given.inner.options["limit"] == 9  # type: ignore[attr-defined]
+    assert options_of(ByDefault)[0].default == "plain"
+    check_class(ByDefault)
 
 
 @pytest.mark.parametrize(

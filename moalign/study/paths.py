@@ -22,7 +22,7 @@ from moalign.components import (
     Weighting,
 )
 from moalign.errors import StudyError, nearest
-from moalign.options import options_of
+from moalign.options import Option, options_of
 from moalign.plugins import Catalogue, split_reference
 
 Path = tuple[str, ...]
@@ -66,11 +66,14 @@ def assign(data: Mapping[str, Any], path: Path, value: Any, catalogue: Catalogue
     node, kind = copied, None
     for depth, part in enumerate(path):
         last = depth == len(path) - 1
-        here = kind_at(path[: depth + 1]) or _nested(kind, part)
+        nested = _nested(kind, part)
+        here = kind_at(path[: depth + 1]) or (None if nested is None else nested.nested)
         if last:
             node[part] = value
             return copied
         below = node.get(part)
+        if below is None and nested is not None and not nested.required:
+            below = nested.default
         if here is not None:
             name, options = split_reference(here.kind, below if below is not None else "")
             node[part] = {name: options}
@@ -91,10 +94,10 @@ def assign(data: Mapping[str, Any], path: Path, value: Any, catalogue: Catalogue
     raise AssertionError("a path has at least one part")
 
 
-def _nested(cls: type[Component] | None, part: str) -> type[Component] | None:
-    if cls is None:
-        return None
-    return next((o.nested for o in options_of(cls) if o.name == part and not o.many), None)
+def _nested(cls: type[Component] | None, part: str) -> Option | None:
+    """Return the option of this name if it takes a component."""
+    options = () if cls is None else options_of(cls)
+    return next((o for o in options if o.name == part and o.nested and not o.many), None)
 
 
 def split(path: str) -> Path:

@@ -251,7 +251,7 @@ def check(
     findings: list[Finding] = []
     for case in cases(catalogue, mine):
         typer.echo(case.label)
-        for finding in run_contract(case.cls.kind, case.build):
+        for finding in run_contract(case.cls.kind, case.build, case.cls):
             typer.echo(f"  {'ok  ' if finding.ok else 'FAIL'}  {finding.property}")
             if not finding.ok:
                 typer.echo(f"        {finding.message}")

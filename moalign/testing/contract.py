@@ -60,21 +60,31 @@ def require(holds: object, sentence: str) -> None:
         raise AssertionError(sentence)
 
 
-def properties(kind: str) -> dict[str, Check]:
-    """Return the properties of a kind by name; if the first fails, the others mean nothing."""
+def properties(kind: str, cls: type[Component] | None = None) -> dict[str, Check]:
+    """Return the properties of a kind by name; if the first fails, the others mean nothing.
+
+    Args:
+        kind: one of :data:`SUITES`.
+        cls: only those that concern this class; None: all that any class is asked for.
+    """
     suite = importlib.import_module(f"moalign.testing.{kind}")
-    return {check.__name__.removeprefix("check_"): check for check in suite.PROPERTIES}
+    concerning = getattr(suite, "concerning", None)
+    checks = suite.PROPERTIES if cls is None or concerning is None else concerning(cls)
+    return {check.__name__.removeprefix("check_"): check for check in checks}
 
 
-def run_contract(kind: str, factory: Factory) -> list[Finding]:
+def run_contract(kind: str, factory: Factory, cls: type[Component] | None = None) -> list[Finding]:
     """Run the suite of a kind; only the first property if that fails.
 
     Args:
         kind: one of :data:`SUITES`.
         factory: makes the component; called several times.
+        cls: its class; None: the factory is the class.
     """
+    if cls is None and isinstance(factory, type):
+        cls = factory
     findings: list[Finding] = []
-    for name, check in properties(kind).items():
+    for name, check in properties(kind, cls).items():
         findings.append(_find(name, check, factory))
         if not findings[0].ok:
             break
@@ -143,7 +153,7 @@ def contract(target: str | Path | type[Component]) -> Callable[..., None]:
     found = [
         pytest.param(check, case.build, id=f"{case.label}: {name}")
         for case in cases(catalogue, classes)
-        for name, check in properties(case.cls.kind).items()
+        for name, check in properties(case.cls.kind, case.cls).items()
     ]
 
     @pytest.mark.parametrize(("check", "build"), found)

@@ -23,6 +23,7 @@ LAZY = {"logprobs": "logprobs_BT", "ref_logprobs": "ref_logprobs_BT", "hidden": 
 
 WORDS = ("it", "is", "near", "the", "river", "cheap", "7", "42", "a.", "and", "good", "food")
 HIDDEN = 8
+OBJECTIVES = 3
 
 
 def nobody(read: str) -> None:
@@ -38,6 +39,7 @@ def random_batch(
     spread: float = 1.0,
     fields: Mapping[str, Sequence[Any]] | None = None,
     texts: Sequence[str] | None = None,
+    greedy_PK: Tensor | None = None,
     on_read: Callable[[str], None] = nobody,
 ) -> Batch:
     """Return a batch of made-up prompts and completions of different lengths.
@@ -52,6 +54,7 @@ def random_batch(
         spread: multiplies log-probabilities and hidden states.
         fields: values by field name; prompt i has value i modulo their number.
         texts: the completions, repeated; default: common words and words of the fields' values.
+        greedy_PK: scores of each prompt's likeliest completion; default: uniform, of 3 objectives.
         on_read: called with the name of each lazy value, and ``field:NAME`` for each field, that
             is read.
     """
@@ -79,9 +82,13 @@ def random_batch(
         "hidden": torch.randn(rows, tokens, HIDDEN, generator=generator) * mask_BT[..., None],
     }
 
+    if greedy_PK is None:
+        drawn = torch.Generator().manual_seed(seed)
+        greedy_PK = torch.rand(prompts, OBJECTIVES, generator=drawn)
+
     def provide(name: str) -> Tensor:
         on_read(name)
-        return lazy[name] * spread
+        return greedy_PK if name == "greedy_scores" else lazy[name] * spread
 
     return Batch(
         prompts_P=[
@@ -95,7 +102,7 @@ def random_batch(
         ids_BT=(torch.randint(3, 20, (rows, tokens), generator=generator) * mask_BT).long(),
         mask_BT=mask_BT,
         finished_B=lengths_B < tokens,
-        lazy={name: partial(provide, name) for name in lazy},
+        lazy={name: partial(provide, name) for name in (*lazy, "greedy_scores")},
     )
 
 
@@ -122,8 +129,20 @@ def _words(value: Any) -> list[str]:
     return [str(value)]
 
 
-def select(batch: Batch, order: Sequence[int], members: Sequence[int] | None = None) -> Batch:
-    """Return the batch with these prompts, in this order, and these members of their groups."""
+def select(
+    batch: Batch,
+    order: Sequence[int],
+    members: Sequence[int] | None = None,
+    columns: Sequence[int] = range(OBJECTIVES),
+) -> Batch:
+    """Return the batch with these prompts, in this order, and these members of their groups.
+
+    Args:
+        batch: a made-up one.
+        order: prompts.
+        members: completions of each; default: all.
+        columns: the objectives, in this order.
+    """
     members = range(batch.group) if members is None else members
     rows = [p * batch.group + g for p in order for g in members]
     return Batch(
@@ -135,7 +154,10 @@ def select(batch: Batch, order: Sequence[int], members: Sequence[int] | None = N
         ids_BT=batch.ids_BT[rows],
         mask_BT=batch.mask_BT[rows],
         finished_B=batch.finished_B[rows],
-        lazy={name: partial(_rows_of, batch, name, rows) for name in LAZY},
+        lazy={
+            **{name: partial(_rows_of, batch, name, rows) for name in LAZY},
+            "greedy_scores": lambda: batch.greedy_scores_PK[list(order)][:, list(columns)],
+        },
     )
 
 

@@ -29,7 +29,7 @@ def one_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     [
         pytest.param(case, name, id=f"{case.label}-{name}")
         for case in CASES
-        for name in properties(case.cls.kind)
+        for name in properties(case.cls.kind, case.cls)
     ],
 )
 def test_contract(case: Case, name: str) -> None:

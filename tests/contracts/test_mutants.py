@@ -719,7 +719,7 @@ def lacked(kind: str, cls: type[Component]) -> dict[str, str]:
 def test_a_good_component_has_every_property(cls: type[Component]) -> None:
     findings = run_contract(cls.kind, cls)
     assert {f.property: f.message for f in findings if not f.ok} == {}
-    assert [f.property for f in findings] == list(properties(cls.kind))
+    assert [f.property for f in findings] == list(properties(cls.kind, cls))
     assert all(f.message for f in findings)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from moalign.components import Stateful
 from moalign.testing.contract import require
 from moalign.training.checkpoint import load_state, save_state
+from moalign.training.seeds import seed_torch
 from moalign.types import Batch, Prompt
 
 LAZY = {"logprobs": "logprobs_BT", "ref_logprobs": "ref_logprobs_BT", "hidden": "hidden_BTD"}
@@ -170,7 +171,7 @@ def _rows_of(batch: Batch, name: str, rows: list[int]) -> Tensor:
 def seeded(seed: int = 0) -> Iterator[None]:
     """Start torch's own generator from a seed, as every training step does."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        seed_torch(seed)
         yield
 
 

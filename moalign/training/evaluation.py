@@ -151,7 +151,7 @@ class Evaluator:
             cost.generated += int(batch.mask_BT.sum())
             # For rewards that draw from torch's own generator: every policy the same numbers.
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seeds.key(study.seed, split, start))
+                seeds.seed_torch(seeds.key(study.seed, split, start))
                 scores_BK = self._scores(batch, self._written)
             scores.append(scores_BK.view(len(part), settings.samples, -1))
             for p in range(min(len(part), SAMPLES_KEPT - len(samples))):

@@ -171,7 +171,7 @@ class Trial:
             ContractError: a component returned what its contract does not allow.
         """
         # For components that draw from torch's own generator; ours are keyed.
-        torch.manual_seed(seeds.key(self.study.seed, self.trial, self.index))
+        seeds.seed_torch(seeds.key(self.study.seed, self.trial, self.index))
         rate = self.learning_rate()
         lessons = self._lessons()
         first = lessons[0]  # what the weighting looks at: the rollout, if there is one

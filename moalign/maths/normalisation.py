@@ -116,6 +116,44 @@ def masked_whiten(
     return (centred / (variance_11K.sqrt() + EPSILON)).masked_fill(flat_11K, 0.0).float()
 
 
+def group_centre_over_deviation(scores_PGK: Tensor) -> Tensor:
+    """Subtract the mean of each group and divide by the deviation over the batch.
+
+    Every completion counts once, so the mean over the batch is 0 already and is not subtracted: a
+    group without spread gets exactly 0.
+
+    Args:
+        scores_PGK: raw scores, NaN where an objective does not apply.
+
+    Returns:
+        float32 [P, G, K], without a unit; 0 where the score is NaN, and for an objective with fewer
+        than two valid scores or no spread within any group.
+
+    Source: Hu et al. 2025, arXiv 2501.03262 (REINFORCE++ with group baseline).
+    """
+    centred_PGK, _ = _centred(scores_PGK)
+    valid = ~scores_PGK.isnan()
+    magnitude_11K = scores_PGK.double().masked_fill(~valid, 0.0).abs().amax((0, 1), keepdim=True)
+    count_11K = valid.sum((0, 1), keepdim=True)
+    variance_11K = centred_PGK.square().sum((0, 1), keepdim=True) / (count_11K - 1).clamp(min=1)
+    flat_11K = _spread(centred_PGK, valid, (0, 1)) <= ROUNDING * magnitude_11K
+    return (centred_PGK / (variance_11K.sqrt() + EPSILON)).masked_fill(flat_11K, 0.0).float()
+
+
+def alike(scores_BK: Tensor) -> Tensor:
+    """Return for which objectives all valid scores are equal up to :data:`ROUNDING`, bool [K].
+
+    Args:
+        scores_BK: raw scores, NaN where an objective does not apply.
+
+    Source: ours.
+    """
+    valid = ~scores_BK.isnan()
+    values = scores_BK.double().masked_fill(~valid, 0.0)[:, None]
+    limit_K = ROUNDING * values.abs().amax((0, 1))
+    return _spread(values, valid[:, None], (0, 1)).flatten() <= limit_K
+
+
 def _centred(scores_PGK: Tensor) -> tuple[Tensor, Tensor]:
     """Return float64 scores minus their group's mean, 0 where NaN, and how many are valid."""
     scores = scores_PGK.double()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt, Le
 
-from moalign.maths.normalisation import masked_whiten
+from moalign.maths.normalisation import alike, masked_whiten
 from moalign.maths.token_rewards import generalised_advantages, token_rewards
 from moalign.optimizers.clipped import ClippedOptimizer
 
@@ -29,12 +29,14 @@ class Ppo(ClippedOptimizer):
         A_t = delta_t + gamma lam A_{t+1}              whitened over the batch's tokens
         R_t = A_t + V_t                                before whitening
 
-    A reward that gives one number per completion puts it on the last token. Where an objective
-    does not apply, its advantage is 0 and its value learns nothing.
+    in units of the objective's bounds, so that what a step may move does not depend on its scale
+    (1 where it has no bounds). A reward that gives one number per completion puts it on the last
+    token. Where an objective does not apply, its advantage is 0 and its value learns nothing; where
+    the whole batch scores alike, its advantage is 0: only errors of the values are left.
 
     Loss: the clipped loss of the combined advantage, and for the head, V' being its value now::
 
-        value loss = value_coefficient * mean_k max((V' - R)^2, (clip(V', V +- value_clip) - R)^2)
+        value loss = mean_k max((V' - R)^2, (clip(V', V +- value_clip) - R)^2)
 
     averaged over tokens. It is no objective: it moves the head only, never the policy, so no
     weighting weighs it. The head starts at 0 and follows ``value_learning_rate``.
@@ -43,7 +45,9 @@ class Ppo(ClippedOptimizer):
         "Proximal Policy Optimization Algorithms", Schulman et al. 2017, arXiv 1707.06347, equation
         7, with generalised advantages (arXiv 1506.02438). A value per objective: Moskovitz et al.
         2023, arXiv 2310.04373, where one network has several heads. Differs: the head is linear
-        and its gradient stops at the hidden states, which are those of the policy that sampled.
+        and its gradient stops at the hidden states, which are those of the policy that sampled, so
+        that the value loss has no coefficient: AdamW would not feel it. Advantages are whitened
+        over the batch, not over each mini-batch.
 
     When to use it:
         Rewards per token or long completions, where a baseline per token helps, and one completion
@@ -51,8 +55,11 @@ class Ppo(ClippedOptimizer):
         number per completion ``grpo`` and ``rloo`` need no head.
 
     Cost:
-        A forward pass of the policy over the batch for the hidden states, beside one forward and
-        backward pass per epoch. Memory: hidden states of all tokens of the batch.
+        A forward pass of the policy over the batch for the hidden states, charged, beside one
+        forward and backward pass per epoch. Memory: hidden states of all tokens of the batch, in
+        float32 (512 completions of 512 tokens and 2048 numbers each: 2 GiB). The head learns from
+        these in every epoch, so what it predicts lags behind the policy by up to one step; a pass
+        with the policy as it has become would be another in each epoch.
 
     Example::
 
@@ -71,7 +78,6 @@ class Ppo(ClippedOptimizer):
         *,
         gamma: Annotated[float, Gt(0), Le(1)] = 1.0,
         lam: Annotated[float, Ge(0), Le(1)] = 1.0,
-        value_coefficient: Annotated[float, Gt(0)] = 1.0,
         value_clip: Annotated[float, Gt(0)] | None = 0.2,
         value_learning_rate: Annotated[float, Gt(0)] = 1e-2,
         **clipped: Any,
@@ -81,19 +87,18 @@ class Ppo(ClippedOptimizer):
         Args:
             gamma: discount per token.
             lam: of generalised advantages: 0 trusts the values, 1 the rewards.
-            value_coefficient: weight of the value loss, before its gradient is clipped.
-            value_clip: how far a value may move in one step, in units of the objective; null: as
-                far as the loss pulls it.
+            value_clip: how far a value may move in one step, as a share of the objective's bounds;
+                null: as far as the loss pulls it.
             value_learning_rate: peak learning rate of the value head; follows the schedule.
         """
         super().__init__(**clipped)
         self.gamma = gamma
         self.lam = lam
-        self.value_coefficient = value_coefficient
         self.value_clip = value_clip
         self.own_learning_rate = value_learning_rate
         self.needs = self.needs | {"hidden"}
         self._head: Linear | None = None
+        self._units: list[float] = []
 
     def begin(self, objectives: Sequence[Objective], width: int, seed: int) -> None:
         """Make the value head: all its values are 0."""
@@ -102,13 +107,14 @@ class Ppo(ClippedOptimizer):
         self._head = torch.nn.Linear(width, len(objectives))
         torch.nn.init.zeros_(self._head.weight)
         torch.nn.init.zeros_(self._head.bias)
+        self._units = [o.bounds[1] - o.bounds[0] if o.bounds else 1.0 for o in objectives]
 
     def parameters(self) -> Sequence[Parameter]:
         """Return weight and bias of the value head."""
         return () if self._head is None else list(self._head.parameters())
 
     def _values(self, hidden_BTD: Tensor) -> Tensor:
-        """Return the values of the states before each token, [B, T, K]."""
+        """Return the values of the states before each token, in units of the bounds, [B, T, K]."""
         assert self._head is not None, "begin() comes first"
         values: Tensor = self._head(hidden_BTD)
         return values
@@ -116,7 +122,8 @@ class Ppo(ClippedOptimizer):
     def advantages(self, scores_PGK: Tensor, batch: Batch) -> Tensor:
         """Return whitened generalised advantages, [B, T, K]; 0 on padding and where NaN."""
         scores_BK = scores_PGK.flatten(0, 1)
-        rewards_BTK = token_rewards(scores_BK, batch)
+        units_K = scores_BK.new_tensor(self._units)
+        rewards_BTK = token_rewards(scores_BK, batch) / units_K
         values_BTK = self._values(batch.hidden_BTD).detach()
         plain_BTK = generalised_advantages(
             rewards_BTK, values_BTK, batch.mask_BT, self.gamma, self.lam
@@ -128,32 +135,28 @@ class Ppo(ClippedOptimizer):
             "returns": plain_BTK + values_BTK,
             "applies": applies_BTK,
         }
-        return masked_whiten(plain_BTK, applies_BTK)
+        return masked_whiten(plain_BTK, applies_BTK).masked_fill(alike(scores_BK), 0.0)
 
     def loss(
         self, logprobs_BT: Tensor, rows: Rows, advantages_BT: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the rows' share of the clipped loss and of the value loss.
 
-        Metrics beside those of the clipped loss: ``value_loss``, without its coefficient, and
-        ``value_error``, the mean distance between value and return.
+        Metrics beside those of the clipped loss: ``value_loss``, and ``value_error``, the mean
+        distance between the value and the return when the batch was sampled.
         """
         loss, metrics = super().loss(logprobs_BT, rows, advantages_BT)
-        values, old, returns = (
-            self._values(rows.kept["hidden"]),
-            rows.kept["values"],
-            rows.kept["returns"],
-        )
+        values = self._values(rows.kept["hidden"])
+        old, returns, applies = (rows.kept[name] for name in ("values", "returns", "applies"))
         squares = (values - returns).square()
         if self.value_clip is not None:
             near = old + (values - old).clamp(-self.value_clip, self.value_clip)
             squares = squares.maximum((near - returns).square())
         count = max(rows.total_tokens, 1) * values.shape[-1]
-        applies = rows.kept["applies"]
         value_loss = (squares * applies).sum() / count
         metrics["value_loss"] = value_loss.detach()
         metrics["value_error"] = ((old - returns).abs() * applies).sum() / count
-        return loss + self.value_coefficient * value_loss, metrics
+        return loss + value_loss, metrics
 
     def state_dict(self) -> dict[str, Any]:
         """Return weight and bias of the value head; empty before it is made."""

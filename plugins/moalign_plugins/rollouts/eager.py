@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Sequence
 from functools import cache
@@ -35,6 +36,8 @@ class Eager(Rollout):
     in float32), so a completion can differ where a uniform number falls that close to a boundary.
     Equal calls give equal completions.
 
+    ``greedy()`` takes the likeliest token instead, the first of several.
+
     Runs any causal language model for which ``transformers`` can build a cache, on the model's
     device. The right choice up to some hundred completions of some hundred tokens.
 
@@ -59,6 +62,12 @@ class Eager(Rollout):
         self.max_tokens = max_tokens
         self.temperature = temperature
 
+    def greedy(self) -> Eager:
+        """Return the same engine at temperature 0: the likeliest token, the first of several."""
+        greedy = copy.copy(self)
+        greedy.temperature = 0.0
+        return greedy
+
     def generate(
         self,
         model: PreTrainedModel,
@@ -70,6 +79,8 @@ class Eager(Rollout):
         pad_id: int,
     ) -> Completions:
         """Sample ``group`` completions per prompt, in eval mode and without gradient.
+
+        At temperature 0 the seeds decide nothing.
 
         Args:
             model: a causal language model; its mode is restored.
@@ -106,7 +117,7 @@ class Eager(Rollout):
                 decoder = _Decoder(model, prompt_ids_P, group, self.max_tokens, pad_id)
                 rows = torch.arange(len(ids_BT), device=model.device)  # those that go on
                 for t in range(self.max_tokens):
-                    ids = _sample(decoder.logits_BV / self.temperature, uniforms_BT[rows, t])
+                    ids = self._choose(decoder.logits_BV, uniforms_BT[rows, t])
                     ids_BT[rows, t] = ids
                     going = torch.isin(ids, end_ids_E, invert=True).nonzero().squeeze(1)
                     if len(going) == 0 or t + 1 == self.max_tokens:
@@ -118,6 +129,11 @@ class Eager(Rollout):
         finally:
             model.train(training)
         return _cut(ids_BT, end_ids_E, pad_id)
+
+    def _choose(self, logits_BV: Tensor, uniforms_B: Tensor) -> Tensor:
+        if self.temperature == 0:
+            return logits_BV.argmax(-1)
+        return _sample(logits_BV / self.temperature, uniforms_B)
 
 
 def _uniforms(seeds_B: Sequence[int], count: int) -> Tensor:

@@ -37,11 +37,20 @@ LAYERS = (
 LEAVES = {
     "pareto": set(),
     "maths": {"types"},
+    "tables": {"errors", "types"},
     "execution": {"errors", "types", "components"},
     "weightings": {"errors", "types", "components", "maths", "pareto"},
     "optimizers": {"errors", "types", "components", "maths"},
 }
-OPEN_TO_PLUGINS = {"pareto", "maths", "testing", "execution", "weightings", "optimizers"}
+OPEN_TO_PLUGINS = {
+    "pareto",
+    "maths",
+    "tables",
+    "testing",
+    "execution",
+    "weightings",
+    "optimizers",
+}
 LAZY = ("torch", "transformers", "mlflow", "optuna", "botorch", "matplotlib", "plotly", "datasets")
 
 

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import glob
-import gzip
-import hashlib
-import io
-import json
-import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
-from types import ModuleType
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar
 
-from annotated_types import Gt, MinLen
+from annotated_types import MinLen
 
 from moalign.components import Task
-from moalign.errors import DataError, OptionError, nearest
+from moalign.errors import DataError
+from moalign.tables import Row, SplitOption, check_shares, columns, read, require_column, splits
 from moalign.types import SPLITS, Demonstration, Pair, Prompt, Split
-
-SHARES: Final[Mapping[Split, float]] = {
-    "train": 0.80,
-    "steer": 0.05,
-    "validation": 0.05,
-    "test": 0.10,
-}
-ENDINGS: Final = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 
 
 class Prompts(Task):
@@ -107,7 +90,7 @@ class Prompts(Task):
         chosen: str = "chosen",
         rejected: str = "rejected",
         unit: str | None = None,
-        split: str | dict[Split, Annotated[float, Gt(0)]] | None = None,
+        split: SplitOption | None = None,
     ) -> None:
         self.path = Path(path).expanduser()
         self.prompt = prompt
@@ -117,13 +100,7 @@ class Prompts(Task):
         self.rejected = rejected
         self.unit = unit
         self.split = split
-        if isinstance(split, dict) and (
-            set(split) != set(SPLITS) or abs(sum(split.values()) - 1) > 1e-6
-        ):
-            raise OptionError(
-                f"task prompts, option split: shares must name {', '.join(SPLITS)} and sum to 1; "
-                f"found {split} with sum {sum(split.values()):g}"
-            )
+        check_shares(self.name, split)
 
     def prompts(self) -> Sequence[Prompt]:
         """Return a prompt per row, in the order of the file; ids are row numbers from 1."""
@@ -171,269 +148,59 @@ class Prompts(Task):
         }
 
     @cached_property
-    def _records(self) -> list[_Record]:
-        records = list(_read(self.path))
-        if not records:
-            raise DataError(f"{self.path}: it has no rows; a row is a prompt")
-        return records
+    def _rows(self) -> list[Row]:
+        return read(self.path, row="a prompt")
 
     @cached_property
     def _prompts(self) -> list[Prompt]:
-        splits = self._splits()
+        keys = [str(row.value(self.unit or self.prompt)) for row in self._rows]
+        dealt = splits(self._rows, keys, self.split)
         return [
             Prompt(
                 id=str(number),
-                text=record.text(self.prompt),
-                fields=self._fields(record),
-                unit="" if self.unit is None else str(record.value(self.unit)),
+                text=row.text(self.prompt),
+                fields=self._fields(row),
+                unit="" if self.unit is None else str(row.value(self.unit)),
                 split=split,
             )
-            for number, (record, split) in enumerate(zip(self._records, splits, strict=True), 1)
+            for number, (row, split) in enumerate(zip(self._rows, dealt, strict=True), 1)
         ]
 
     @cached_property
     def _completions(self) -> list[str | None]:
         column = self.completion
         if column is None:
-            return [None] * len(self._records)
-        known = {name for record in self._records for name in record.values}
-        if column not in known:
-            raise DataError(f"{self.path}: there is no column {column!r}; {nearest(column, known)}")
-        return [
-            None if record.values.get(column) in (None, "") else record.text(column)
-            for record in self._records
-        ]
+            return [None] * len(self._rows)
+        require_column(self.path, self._rows, column)
+        return [row.text(column) if row.has(column) else None for row in self._rows]
 
     @cached_property
     def _pairs(self) -> list[Pair | None]:
-        known = {name for record in self._records for name in record.values}
-        columns = (self.chosen, self.rejected)
-        missing = [column for column in columns if column not in known]
-        if missing and columns == ("chosen", "rejected"):
-            return [None] * len(self._records)
-        for column in missing:
-            raise DataError(f"{self.path}: there is no column {column!r}; {nearest(column, known)}")
-        return [
-            record.pair(prompt, *columns)
-            for record, prompt in zip(self._records, self._prompts, strict=True)
-        ]
+        both = (self.chosen, self.rejected)
+        if both == ("chosen", "rejected") and not columns(self._rows).issuperset(both):
+            return [None] * len(self._rows)
+        for column in both:
+            require_column(self.path, self._rows, column)
+        rows = zip(self._rows, self._prompts, strict=True)
+        return [_pair(row, prompt, *both) for row, prompt in rows]
 
-    def _fields(self, record: _Record) -> dict[str, Any]:
+    def _fields(self, row: Row) -> dict[str, Any]:
         if self.columns is not None:
-            return {name: record.value(column) for name, column in self.columns.items()}
+            return {name: row.value(column) for name, column in self.columns.items()}
         return {
-            name: value
-            for name, value in record.values.items()
-            if name != self.prompt and value not in (None, "")
+            name: row.values[name] for name in row.values if name != self.prompt and row.has(name)
         }
 
-    def _splits(self) -> list[Split]:
-        keys = [str(record.value(self.unit or self.prompt)) for record in self._records]
-        if isinstance(self.split, dict):
-            return [_deal(key, self.split) for key in keys]
-        if self.split is None and all(record.part is None for record in self._records):
-            return [_deal(key, SHARES) for key in keys]
-        named = [record.split(self.split) for record in self._records]
-        shares = {split: share for split, share in SHARES.items() if split not in named}
-        pairs = zip(keys, named, strict=True)
-        return [_deal(key, shares) if split == "train" else split for key, split in pairs]
 
-
-@dataclass(frozen=True)
-class _Record:
-    """A row: where it stands, its cells, and the part of a ``DatasetDict`` that holds it."""
-
-    where: str
-    values: Mapping[str, Any]
-    part: str | None = None
-
-    def value(self, column: str) -> Any:
-        if column not in self.values:
-            raise DataError(
-                f"{self.where}: there is no column {column!r}; {nearest(column, self.values)}"
-            )
-        if self.values[column] in (None, ""):
-            raise DataError(f"{self.where}: column {column!r} is empty; fill it or drop the row")
-        return self.values[column]
-
-    def text(self, column: str) -> str:
-        value = self.value(column)
-        if not isinstance(value, str):
-            raise DataError(
-                f"{self.where}: column {column!r} must be text; found {type(value).__name__}"
-            )
-        if not value.strip():
-            raise DataError(f"{self.where}: column {column!r} is blank; fill it or drop the row")
-        return value
-
-    def pair(self, prompt: Prompt, chosen: str, rejected: str) -> Pair | None:
-        """Return the row's preference; None if it has none."""
-        filled = [c for c in (chosen, rejected) if self.values.get(c) not in (None, "")]
-        if not filled:
-            return None
-        if len(filled) == 1:
-            other = rejected if filled == [chosen] else chosen
-            raise DataError(
-                f"{self.where}: column {filled[0]!r} is filled and {other!r} is empty; a "
-                "preference needs both: fill it, or empty both"
-            )
-        return Pair(prompt, self.text(chosen), self.text(rejected))
-
-    def split(self, column: str | None) -> Split:
-        found = self.part if column is None else self.value(column)
-        for split in SPLITS:
-            if split == found:
-                return split
-        what = "the part of the dataset" if column is None else f"column {column!r}"
+def _pair(row: Row, prompt: Prompt, chosen: str, rejected: str) -> Pair | None:
+    """Return the row's preference; None if it has none."""
+    filled = [column for column in (chosen, rejected) if row.has(column)]
+    if not filled:
+        return None
+    if len(filled) == 1:
+        other = rejected if filled == [chosen] else chosen
         raise DataError(
-            f"{self.where}: {what} names no split: {found!r}; {nearest(str(found), SPLITS)}"
+            f"{row.where}: column {filled[0]!r} is filled and {other!r} is empty; a preference "
+            "needs both: fill it, or empty both"
         )
-
-
-def _deal(key: str, shares: Mapping[Split, float]) -> Split:
-    """Return the split of a key: a number in [0, 1) from its hash, held against the shares."""
-    digest = hashlib.sha256(f"moalign prompts\n{key}".encode()).digest()
-    place = int.from_bytes(digest[:6]) / 2**48
-    for split, share in shares.items():
-        place -= share
-        if place < 0:
-            return split
-    return "train"
-
-
-def _read(path: Path) -> Iterator[_Record]:
-    if not path.exists():
-        raise DataError(f"{path}: there is no such file or folder; {_neighbours(path)}")
-    if path.is_dir():
-        return _read_folder(path)
-    ending = _ending(path)
-    if ending not in ENDINGS:
-        raise DataError(
-            f"{path}: cannot tell what it is by its ending {ending!r}; {nearest(ending, ENDINGS)}"
-        )
-    if ending == ".parquet":
-        return _read_parquet(path)
-    return (_read_csv if ending.startswith(".csv") else _read_jsonl)(path, _decoded(path))
-
-
-def _ending(path: Path) -> str:
-    return "".join(path.suffixes[-2 if path.suffix.lower() == ".gz" else -1 :]).lower()
-
-
-def _neighbours(path: Path) -> str:
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        return f"the folder {folder} does not exist either"
-    there = [entry.name for entry in folder.iterdir() if _ending(entry) in ENDINGS]
-    return f"in {folder} " + (nearest(path.name, there) if there else "there is no data file")
-
-
-def _decoded(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-        if path.suffix.lower() == ".gz":
-            data = gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}, line {line}: it is not UTF-8 (byte 0x{data[error.start]:02x}); save it as "
-            "UTF-8, for example by: iconv -f LATIN1 -t UTF-8 OLD > NEW"
-        ) from error
-
-
-def _read_jsonl(path: Path, text: str) -> Iterator[_Record]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"{where}: it is not JSON ({error}); each line is one object, like "
-                '{"prompt": "..."}'
-            ) from error
-        if not isinstance(values, dict):
-            raise DataError(
-                f"{where}: each line must be one JSON object, like "
-                f'{{"prompt": "..."}}; found {type(values).__name__}'
-            )
-        yield _Record(where, values)
-
-
-def _read_csv(path: Path, text: str) -> Iterator[_Record]:
-    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header: list[str] | None = None
-    line = 1
-    while True:
-        where = f"{path}, line {line}"
-        try:
-            cells = next(rows, None)
-        except csv.Error as error:
-            raise DataError(f'{where}: it is not CSV ({error}); quote cells with "') from error
-        line = rows.line_num + 1
-        if cells is None:
-            return
-        if not cells:
-            continue
-        if header is None:
-            header = cells
-            if len(set(header)) < len(header):
-                raise DataError(f"{where}: a column name occurs twice: {', '.join(header)}")
-        elif len(cells) != len(header):
-            raise DataError(
-                f"{where}: it has {len(cells)} cells, but the first line names {len(header)} "
-                "columns; quote cells that hold commas or line ends"
-            )
-        else:
-            yield _Record(where, dict(zip(header, cells, strict=True)))
-
-
-def _read_parquet(path: Path) -> Iterator[_Record]:
-    datasets = _datasets(path)
-    try:
-        with TemporaryDirectory() as cache:  # it leaves lock files there
-            rows = datasets.load_dataset(
-                "parquet",
-                data_files=glob.escape(str(path.absolute())),
-                split="train",
-                cache_dir=cache,
-                streaming=True,
-            )
-            for number, values in enumerate(rows, start=1):
-                yield _Record(f"{path}, row {number}", values)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet: {error}") from error
-
-
-def _read_folder(path: Path) -> Iterator[_Record]:
-    datasets = _datasets(path)
-    try:
-        loaded = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"{path}: cannot be read as a folder that Dataset.save_to_disk wrote: {error}"
-        ) from error
-    parts = loaded if isinstance(loaded, datasets.DatasetDict) else {None: loaded}
-    for part, rows in parts.items():
-        for number, values in enumerate(rows, start=1):
-            where = f"{path}, row {number}"
-            if part is None:
-                yield _Record(where, values)
-            else:
-                yield _Record(f"{where} of {part}", values, str(part))
-
-
-def _datasets(path: Path) -> ModuleType:
-    try:
-        import datasets
-    except ImportError as error:
-        raise DataError(
-            f"{path}: reading it needs the package datasets; run: pip install 'moalign[data]'"
-        ) from error
-    module: ModuleType = datasets
-    return module
+    return Pair(prompt, row.text(chosen), row.text(rejected))

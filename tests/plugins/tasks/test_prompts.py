@@ -17,8 +17,9 @@ import yaml
 
 from moalign.errors import DataError, OptionError
 from moalign.options import check_options
+from moalign.tables import SHARES
 from moalign.types import SPLITS, Demonstration
-from moalign_plugins.tasks.prompts import SHARES, Prompts
+from moalign_plugins.tasks.prompts import Prompts
 
 ROWS = [
     {"prompt": "What is the capital of Peru?", "answer": "Lima", "topic": "places"},

@@ -44,7 +44,7 @@ class Multiplier:
     Attributes:
         u: the sum of what moved it.
         velocity: of u.
-        push: what violation and change add to u for as long as they last.
+        push: what the latest shortfall and its rise add to u in c; replaced, never summed.
     """
 
     u: float

@@ -72,8 +72,9 @@ class Lagrangian(Constrained):
 
     Proportional and derivative terms damp the oscillation of a plain integral. ``rise_i = max(J_i
     before - J_i, 0) / (hi_i - lo_i)`` answers a fall of the objective before it has violated
-    anything (for `equal`: the change, of either sign; 0 at the first step). Both last for their
-    step only, and c and u are kept in the same limits, so that u never winds up.
+    anything (for `equal`: the change, of either sign; 0 at the first step). They add to c and never
+    to u: each batch that the objective applies to replaces those of the one before. c and u are
+    kept in the same limits, so that u never winds up.
 
     ``updates: minibatch`` moves u before every mini-batch of every epoch, each time by the e_i of
     the whole batch.
@@ -83,8 +84,9 @@ class Lagrangian(Constrained):
     ``saturated/NAME`` counts the steps in a row that it has been there, and after 20 with the
     objective still short a sentence says so.
 
-    An objective that applies to no completion of a batch keeps its multiplier. A threshold on
-    `primary` itself constrains the search only.
+    An objective that applies to no completion of a batch keeps its multiplier c as it is: u, and
+    both terms, which are then those of the last batch that it applied to. A threshold on `primary`
+    itself constrains the search only.
 
     Source:
         ``squashed``: "Confronting Reward Model Overoptimization with Constrained RLHF", arXiv
@@ -150,7 +152,7 @@ class Lagrangian(Constrained):
             learning_rate: of u, the gain of the integral; 0 keeps the initial multipliers.
             momentum: of u.
             proportional: gain of the present shortfall, in units of u.
-            derivative: gain of its rise since the last step.
+            derivative: gain of its rise since the last batch that the objective applied to.
             updates: whether u moves once per step or before every mini-batch.
             window: completions, the latest, over which J is averaged; null: this batch.
             delay: steps before the first update.

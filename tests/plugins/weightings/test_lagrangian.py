@@ -370,6 +370,15 @@ def test_the_derivative_answers_a_rise_only_where_a_rise_is_no_violation():
     assert found == pytest.approx([0.0, 0.1, -0.5])
 
 
+def test_a_batch_without_the_objective_keeps_both_terms():
+    """They are of the last batch with it, and so is what the next change is measured from."""
+    options = {"primary": "a", "multiplier": "projected", "proportional": 1.0, "derivative": 2.0}
+    weighting = Lagrangian(**options, **HOLD)
+    # Short of .5 by .1 and fallen by .1; nothing known; fallen by .1 once more.
+    found = multipliers_of(weighting, [0.5, 0.4, NAN, NAN, 0.3])
+    assert found == pytest.approx([0.0, 0.3, 0.3, 0.3, 0.4])
+
+
 def test_no_multiplier_winds_up():
     """After however long a violation, the first step beyond the threshold moves it."""
     for multiplier in ("squashed", "log", "projected"):

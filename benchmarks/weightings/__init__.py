@@ -4,7 +4,8 @@ python -m benchmarks.weightings --quick    # arithmetic, 1 seed, 2 preferences
 python -m benchmarks.weightings --full     # all tasks, 3 seeds, 5 preferences: some hours
 
 Ctrl-C stops; the same command goes on. ``--plan`` says what would run and trains nothing,
-``--report`` writes the report of what is there. One concept, one file:
+``--report`` writes the report of what is there; ``--bed arithmetic`` runs one task, and
+``--report FILE FILE`` makes one report of several documents. One concept, one file:
 
 ==============  ====================================================================
 plan.py         the grid of cells: beds, weightings with their options, preferences

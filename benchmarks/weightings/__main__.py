@@ -32,10 +32,11 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--plan", action="store_true", help="list the cells and train nothing")
     parser.add_argument(
         "--report",
-        nargs="?",
-        const="",
+        nargs="*",
+        type=Path,
         metavar="FILE",
-        help="write the report again, from a document of results, or of the cells that are done",
+        help="write the report again: of the cells that are done, or from documents of results, "
+        "several of which (one per test bed) become one",
     )
     parser.add_argument("--workers", type=int, help="processes; default: one per core")
     parser.add_argument("--out", type=Path, default=OUT, help="where cells lie")
@@ -56,8 +57,11 @@ def planned(args: argparse.Namespace) -> tuple[Plan, str]:
         beds=tuple(args.bed) if args.bed else mode.beds,
         seeds=tuple(args.seeds) if args.seeds else mode.seeds,
     )
-    whole = not (args.bed or args.only or args.seeds or args.set)
-    return plan.build(mode, args.set, args.only or ()), mode.name if whole else "part"
+    if args.only or args.seeds or args.set:
+        name = "part"
+    else:
+        name = "-".join(args.bed) if args.bed else mode.name
+    return plan.build(mode, args.set, args.only or ()), name
 
 
 def publish(found: Results, folder: Path) -> Path:
@@ -74,7 +78,8 @@ def publish(found: Results, folder: Path) -> Path:
             picture.draw_families(found, arena, WANTS) if families else picture.draw(found, arena)
         )
         if drawn is not None:
-            pictures[arena.name] = f"{stem}-{arena.name}.png"
+            end = "" if arena.name == found.mode else f"-{arena.name}"
+            pictures[arena.name] = f"{stem}{end}.png"
             (folder / pictures[arena.name]).write_bytes(drawn)
     page = folder / f"{stem}.md"
     page.write_text(report.write(found, pictures), encoding="utf-8")
@@ -85,7 +90,7 @@ def main(given: list[str] | None = None) -> int:
     """Run what is asked for; return the exit status."""
     args = arguments(given)
     if args.report:
-        print(publish(results.read(Path(args.report)), args.results))
+        print(publish(results.merged([results.read(file) for file in args.report]), args.results))
         return 0
     whole, name = planned(args)
     desk = work.Desk(whole, args.out)

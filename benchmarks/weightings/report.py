@@ -49,11 +49,9 @@ def write(results: Results, pictures: Mapping[str, str]) -> str:
     usual = [arena for arena in results.arenas if arena.name != "two-families"]
     numbers = {arena.name: measures.of_arena(results, arena) for arena in results.arenas}
     found = [f for arena in usual for f in claims.findings(results, arena, numbers[arena.name])]
-    parts = [
-        *_introduction(results),
-        "## What was claimed, and what was seen",
-        *_claims(found),
-    ]
+    parts = _introduction(results)
+    if found:
+        parts += ["## What was claimed, and what was seen", *_claims(found)]
     for arena in usual:
         parts += _bed(results, arena, numbers[arena.name], pictures.get(arena.name))
     for arena in results.arenas:

@@ -18,9 +18,10 @@ import numpy as np
 from benchmarks import table
 from benchmarks.weightings import cells
 from benchmarks.weightings.cells import Done
-from benchmarks.weightings.plan import BASE, Cell, Ground
+from benchmarks.weightings.plan import BASE, MODES, Cell, Ground
 from benchmarks.weightings.work import Desk
 from moalign import pareto
+from moalign.errors import StudyError
 from moalign.reporting.statistics import hypervolume_interval, mean_and_stderr
 
 RESAMPLES: Final = 300
@@ -130,7 +131,7 @@ class Results:
     """The document.
 
     Attributes:
-        mode: quick, full, or part.
+        mode: quick, full, a test bed, or part.
         facts: date, commit, command, versions.
         arenas: the beds.
         trained: the cells that were run.
@@ -150,7 +151,7 @@ class Results:
     @property
     def date(self) -> str:
         """The day of the measurements."""
-        return next(value for what, value in self.facts if what == "date")
+        return next(value for what, value in self.facts if what == "date").partition(",")[0]
 
     def arena(self, name: str) -> Arena:
         """Return a bed by its name."""
@@ -313,6 +314,38 @@ def from_text(text: str) -> Results:
 def read(path: Path) -> Results:
     """Read a document."""
     return from_text(path.read_text(encoding="utf-8"))
+
+
+def merged(documents: Sequence[Results]) -> Results:
+    """Return documents of different test beds as one; it is full if no bed of the full mode lacks.
+
+    Raises:
+        StudyError: a bed is in two of them.
+    """
+    if len(documents) == 1:
+        return documents[0]
+    names = [arena.name for document in documents for arena in document.arenas]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise StudyError(f"the test bed {twice[0]} is in two of the documents; give one of them")
+    facts: dict[str, list[str]] = {what: [] for document in documents for what, _ in document.facts}
+    for document in documents:
+        for what, value in document.facts:
+            if value not in facts[what]:
+                facts[what].append(value)
+    return Results(
+        mode="full" if set(names) == set(MODES["full"].beds) else "-".join(names),
+        # Newest first: the page is called by its first date.
+        facts=[
+            [what, ", ".join(sorted(values, reverse=True) if what == "date" else values)]
+            for what, values in facts.items()
+        ],
+        arenas=[arena for document in documents for arena in document.arenas],
+        trained=[cell for document in documents for cell in document.trained],
+        broken=[cell for document in documents for cell in document.broken],
+        missing=sum(document.missing for document in documents),
+        volumes=[volume for document in documents for volume in document.volumes],
+    )
 
 
 def _with_nan(value: Any) -> Any:

@@ -23,7 +23,7 @@ from benchmarks.weightings.results import Arena, Kind, Results, Trained
 from benchmarks.weightings.train import Job, run_cell
 from benchmarks.weightings.work import Desk
 from moalign import plugins
-from moalign.errors import NonFiniteError
+from moalign.errors import NonFiniteError, StudyError
 from moalign.types import Cost, SegmentTask
 from moalign_plugins.executors.local import Local
 
@@ -612,3 +612,19 @@ def test_what_a_weighting_asks_for_is_paid_with_steps(tmp_path: Path) -> None:
     assert [m[0] for m in by_entry[FIXED].moments] == [4]
     assert sum(by_entry[FIXED].weights_K) == pytest.approx(1, abs=1e-5)
     assert len(by_entry["mgda"].test_K) == 3
+
+
+def test_documents_of_several_beds_become_one() -> None:
+    found = synthetic()
+    other = replace(
+        found,
+        facts=[["date", "2026-02-02"], ["commit", "abc"]],
+        arenas=[replace(found.arenas[0], name="elsewhere")],
+        missing=2,
+    )
+    both = results.merged([found, other])
+    assert [arena.name for arena in both.arenas] == ["arithmetic", "elsewhere"]
+    assert (both.missing, both.date, both.mode) == (2, "2026-02-02", "arithmetic-elsewhere")
+    assert len(both.trained) == 2 * len(found.trained)
+    with pytest.raises(StudyError, match="is in two of the documents"):
+        results.merged([found, found])

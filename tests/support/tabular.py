@@ -13,6 +13,7 @@ a table of logits [P, A].
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
 
 import torch
@@ -188,6 +189,7 @@ def expected_gradient(
     advantages_BT = (optimizer.advantages(scores_SGK, batch) * weights_K).sum(-1)
     sampled_SGT = logprobs_A.detach()[responses_SG][..., None]
     rows = rows_of(optimizer, scores_SGK, reference_A[responses_SG][..., None], sampled_SGT)
+    rows = replace(rows, kept=batch.kept)
     leaf_BT = sampled_SGT.flatten(0, 1).requires_grad_()
     loss, _ = optimizer.loss(leaf_BT, rows, advantages_BT)
     (slope_BT,) = torch.autograd.grad(loss, leaf_BT)

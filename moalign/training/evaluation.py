@@ -196,7 +196,8 @@ class Evaluator:
             gain_P1 = ratios_B.view(-1, 2, 1)[:, 0] - ratios_B.view(-1, 2, 1)[:, 1]
             margin_PK = (scores_P2K[:, 0] - scores_P2K[:, 1]).double()
             agrees_PK = 0.5 + 0.5 * gain_P1.sign() * margin_PK.sign()
-            agreement.append(agrees_PK.masked_fill(margin_PK == 0, torch.nan))
+            prefers = (margin_PK > 0) | (margin_PK < 0)  # the sign of a NaN is 0
+            agreement.append(agrees_PK.masked_fill(~prefers, torch.nan))
         return [c.prompt for c in chosen], torch.cat(agreement)
 
     def _conditions(

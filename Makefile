@@ -5,6 +5,10 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 pyth
   $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
   && command -v $$python && break; done)
 
+# How many processes `make test` uses: each is a core and about 1.5 GB of memory. 0: none, so that
+# a debugger works.
+WORKERS ?= 2
+
 # A stamp is newer than everything that decides what is installed, or the install runs again.
 RUN := .venv/.installed
 TEST := .venv/.installed-test
@@ -17,7 +21,8 @@ PIP := .venv/bin/python -m pip install --no-input --disable-pip-version-check -c
 help:
 	@echo 'make pareto                    run the default study and show its Pareto front'
 	@echo 'make pareto STUDY=arithmetic   the same for another study: a bundled name or a path'
-	@echo 'make test                      run all tests; ARGS="-k front" passes options to pytest'
+	@echo 'make test                      run all tests; ARGS="-k front" passes options to pytest,'
+	@echo '                               WORKERS=4 takes four processes instead of two'
 	@echo 'make lint                      check style, format and types'
 	@echo 'make docs                      write the generated parts of the documents anew'
 	@echo 'make clean                     remove .venv, build outputs and caches; runs/ stays'
@@ -25,8 +30,9 @@ help:
 pareto: $(RUN)
 	.venv/bin/moalign pareto $(STUDY) $(ARGS)
 
+# A file stays with one worker, and its fixtures with it; tests/conftest.py says which come first.
 test: $(TEST)
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(TEST)
 	.venv/bin/ruff check .

@@ -1,13 +1,18 @@
 """Settings that have to stand before torch, transformers and mlflow are imported.
 
-Processes that tests start inherit them.
+Processes that tests start inherit them. Below: what tests have to know of each other.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,8 +35,52 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 E2E_TIMEOUT = 600  # seconds
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Gives e2e tests more time than the others, unless they ask for a time of their own."""
-    for item in items:
-        if item.get_closest_marker("e2e") and not item.get_closest_marker("timeout"):
+    e2e = [item for item in items if item.get_closest_marker("e2e")]
+    for item in e2e:
+        if not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(E2E_TIMEOUT))
+    if hasattr(config, "workerinput"):
+        # Their files first, or one worker is left with the longest while the others have ended.
+        long = {item.path for item in e2e}
+        items.sort(key=lambda item: item.path not in long)
+
+
+# --- tests that need the machine for themselves ---------------------------------------------------
+
+LOCKS = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tells each of pytest-xdist's workers where their locks are."""
+    if LOCKS not in node.config.stash:
+        node.config.stash[LOCKS] = tempfile.TemporaryDirectory(prefix="moalign-tests-")
+    node.workerinput["locks"] = node.config.stash[LOCKS].name
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Runs a test marked `alone` while no other worker runs any; its timeout begins then."""
+    given = getattr(item.config, "workerinput", {}).get("locks")
+    if given is None:
+        return (yield)
+    kind = fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH
+    with open(Path(given, "room"), "ab") as room:
+        # Who waits for the room lets nobody else in, so that it becomes empty.
+        with open(Path(given, "door"), "ab") as door, locked(door, fcntl.LOCK_EX):
+            fcntl.flock(room, kind)
+        try:
+            return (yield)
+        finally:
+            fcntl.flock(room, fcntl.LOCK_UN)  # closing is not enough if a test has forked
+
+
+@contextmanager
+def locked(file: Any, kind: int) -> Iterator[None]:
+    fcntl.flock(file, kind)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)

@@ -275,6 +275,7 @@ def test_contributions_known() -> None:
     assert pareto.hypervolume_contributions([(3, 3), (2, 2)], (0, 0)).tolist() == [5, 0]
 
 
+@pytest.mark.alone
 def test_three_hundred_points_in_three_objectives_take_less_than_20_ms() -> None:
     directions = np.abs(np.random.default_rng(0).normal(size=(300, 3)))
     points = directions / np.linalg.norm(directions, axis=1, keepdims=True)

@@ -22,6 +22,7 @@ MOMENTS = 20
 HANG = json.dumps([{"trial": 2, "step": 3, "kind": "hang"}])
 
 DRIVER = """
+import signal
 import sys
 from pathlib import Path
 from quick import Processes, quick_run
@@ -33,6 +34,7 @@ class View:
         if trial == 2:
             print(*[worker.process.pid for worker in executor._workers], flush=True)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background job
 executor = Processes(workers=2)
 print(quick_run(Path(sys.argv[1]), executor=executor, listeners=[View()]).outcome)
 """
@@ -76,6 +78,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="lo
 
 
 @needs_proc
+@pytest.mark.alone
 def test_ctrl_c_ends_the_workers_and_leaves_the_run_in_order(tmp_path: Path):
     with script("-c", DRIVER, str(tmp_path / "mine"), QUICK_FAULTS=HANG) as process:
         workers = [int(pid) for pid in process.stdout.readline().split()]
@@ -90,6 +93,7 @@ def test_ctrl_c_ends_the_workers_and_leaves_the_run_in_order(tmp_path: Path):
 
 
 @needs_proc
+@pytest.mark.alone
 def test_workers_of_a_killed_driver_end_and_the_study_goes_on(tmp_path: Path):
     with script("-c", DRIVER, str(tmp_path / "mine"), QUICK_FAULTS=HANG) as process:
         workers = [int(pid) for pid in process.stdout.readline().split()]

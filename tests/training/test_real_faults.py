@@ -201,6 +201,7 @@ def test_a_worker_killed_in_a_segment_changes_nothing(
 
 
 @needs_proc
+@pytest.mark.alone
 @pytest.mark.e2e
 def test_a_driver_killed_in_training_goes_on_to_the_same_archive(
     files: list[Path], folder: Path, whole: dict[str, Any]

@@ -199,6 +199,7 @@ def test_workers_ignore_ctrl_c(processes: Processes):
     assert isinstance(ended(events_of(processes, 1))[1], SegmentDone)
 
 
+@pytest.mark.alone
 def test_closing_ends_busy_workers_at_once(processes: Processes):
     for trial in range(2):
         processes.submit(task(trial, "sleep"))

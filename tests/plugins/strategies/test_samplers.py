@@ -197,6 +197,7 @@ def test_optunas_logging_is_left_as_it_was(strategy, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.alone
 def test_tpe_is_fast():
     history = known(60)
     ParzenEstimator().propose(history, 1, 0)

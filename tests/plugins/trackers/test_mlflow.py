@@ -727,6 +727,7 @@ def test_a_write_that_fails_is_reported_and_others_are_written(run) -> None:
     assert beside(run).values("1", "training/loss") == [(1, 101.0), (2, 102.0), (3, 103.0)]
 
 
+@pytest.mark.alone
 def test_hooks_return_at_once_and_close_does_not_wait_for_ever(run, monkeypatch) -> None:
     wait = threading.Event()
 

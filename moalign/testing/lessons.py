@@ -23,6 +23,8 @@ from moalign.types import Batch, Rows
 OBJECTIVES = make_objectives("a", "b", "c", at_least={"b": 0.4, "c": 0.6})
 PROMPTS = 3
 TOLERANCE = 1e-5
+REFERENCE = (0.55, 0.45)
+"""What the reference policy says of two answers, the first of which is the better one."""
 
 
 def begun(factory: Factory, order: Sequence[int] = range(3), *, trained: bool = False) -> Optimizer:

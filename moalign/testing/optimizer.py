@@ -19,6 +19,7 @@ from moalign.testing.contract import Check, Factory, require
 from moalign.testing.lessons import (
     OBJECTIVES,
     PROMPTS,
+    REFERENCE,
     TOLERANCE,
     added_up,
     begun,
@@ -309,8 +310,8 @@ def check_learns(factory: Factory) -> None:
     logits = torch.zeros(2, requires_grad=True)
     optimizer = begun(factory)
     start = float(logits.detach().softmax(-1)[0])
-    # Of preferences nothing is drawn, and what holds a policy to the reference may hold it near.
-    least = 0.1 if optimizer.learns_from == "rollouts" else 0.03
+    # What holds a policy to the reference may hold it near, but on this side of it.
+    least = start + 0.1 if optimizer.learns_from == "rollouts" else REFERENCE[0] + 0.02
     for step in range(25):
         losses = []
         if optimizer.learns_from != "pairs":
@@ -322,7 +323,7 @@ def check_learns(factory: Factory) -> None:
             logits -= 0.03 * gradient.sign()
     end = float(logits.detach().softmax(-1)[0])
     require(
-        end > start + least,
+        end > least,
         "a gradient step must make what was rewarded or preferred likelier; after 25 steps on two "
         f"answers, one of which is, its probability went from {start:.2f} to {end:.2f}",
     )
@@ -344,7 +345,7 @@ def _bandit(optimizer: Optimizer, logits: Tensor, step: int) -> Tensor:
         optimizer,
         batch,
         old_BT=logprobs_BT.detach(),
-        reference_BT=torch.full_like(logprobs_BT, 0.5).log().detach(),
+        reference_BT=torch.tensor(REFERENCE).log()[arms_B][:, None],
         chosen_PS=chosen_PS,
     )
     with seeded(step):

@@ -8,11 +8,12 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from moalign import (
     Component,
@@ -30,6 +31,7 @@ from moalign import (
 )
 from moalign.maths.normalisation import group_zscore
 from moalign.maths.surrogate import ClippedSurrogate
+from moalign.optimizers.preferences import PairwiseOptimizer, groups
 from moalign.testing import SUITES, contract, properties, run_contract
 from moalign.types import Choice, FloatRange, IntRange
 
@@ -443,6 +445,283 @@ class WritesIntoTheScores(GoodOptimizer):
         return advantages
 
 
+class GoodValues(GoodOptimizer):
+    """Good as well: a value head, what it kept for the loss, a column per objective."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"hidden"})
+    per_objective: ClassVar[bool] = True
+
+    def begin(self, objectives: Any, width: int, seed: int) -> None:
+        self.head = torch.nn.Linear(width, len(objectives), bias=False)
+        torch.nn.init.zeros_(self.head.weight)
+
+    def parameters(self) -> Any:
+        return list(self.head.parameters())
+
+    def advantages(self, scores_PGK: Any, batch: Any) -> Any:
+        applies_BTK = batch.mask_BT[..., None] * ~scores_PGK.flatten(0, 1).isnan()[:, None]
+        returns = super().advantages(scores_PGK, batch) * applies_BTK
+        batch.kept |= {"hidden": batch.hidden_BTD, "returns": returns, "applies": applies_BTK}
+        return (returns - self.head(batch.hidden_BTD).detach()) * applies_BTK
+
+    def loss(self, logprobs_BT: Any, rows: Any, advantages_BT: Any) -> Any:
+        loss, metrics = super().loss(logprobs_BT, rows, advantages_BT)
+        errors = self.head(rows.kept["hidden"]) - rows.kept["returns"]
+        value_loss = (errors.square() * rows.kept["applies"]).sum() / self.tokens(rows)
+        return loss + value_loss, {**metrics, "value_loss": value_loss.detach()}
+
+    def tokens(self, rows: Any) -> Any:
+        return rows.total_tokens
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.head.state_dict())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.head.load_state_dict(state)
+
+
+class GoodSelector(GoodOptimizer):
+    """Good as well: compares the two completions of each prompt that it selects."""
+
+    whole_groups: ClassVar[bool] = True
+
+    def select(self, advantages_PG: Any) -> Any:
+        return advantages_PG.argsort(dim=1, descending=True, stable=True)[:, [0, -1]]
+
+    def loss(self, logprobs_BT: Any, rows: Any, advantages_BT: Any) -> Any:
+        ratios_PG = (ratio(logprobs_BT, rows) * rows.mask_BT).sum(-1).view(-1, rows.group)
+        mask_BT = rows.mask_BT
+        values_PG = (advantages_BT * mask_BT).sum(-1).view(-1, rows.group)
+        spread_P = values_PG[:, 0] - values_PG[:, 1]
+        return -(spread_P * (ratios_PG[:, 0] - ratios_PG[:, 1])).sum() / rows.total_rows, {}
+
+
+class KeepsAGraph(GoodValues):
+    def advantages(self, scores_PGK: Any, batch: Any) -> Any:
+        advantages = super().advantages(scores_PGK, batch)
+        batch.kept["values"] = self.head(batch.hidden_BTD)
+        return advantages
+
+
+class SubtractsThreeScores(GoodOptimizer):
+    needs: ClassVar[frozenset[str]] = frozenset({"greedy_scores"})
+
+    def advantages(self, scores_PGK: Any, batch: Any) -> Any:
+        baseline_PK = 0.0 * batch.greedy_scores_PK
+        return super().advantages(scores_PGK - baseline_PK[:, None], batch)
+
+
+class SelectsOneTwice(GoodOptimizer):
+    def select(self, advantages_PG: Any) -> Any:
+        return advantages_PG.argmax(1, keepdim=True).repeat(1, 2)
+
+
+class SelectsFourOfTwo(GoodOptimizer):
+    def select(self, advantages_PG: Any) -> Any:
+        return torch.arange(4).expand(len(advantages_PG), 4)
+
+
+class CountsPadding(GoodOptimizer):
+    def advantages(self, scores_PGK: Any, batch: Any) -> Any:
+        return super().advantages(scores_PGK, batch) * 6 / batch.mask_BT.shape[1]
+
+
+class SplitsGroups(GoodOptimizer):
+    def loss(self, logprobs_BT: Any, rows: Any, advantages_BT: Any) -> Any:
+        logprobs_PG = (logprobs_BT * rows.mask_BT).sum(-1)
+        loss, metrics = super().loss(logprobs_BT, rows, advantages_BT)
+        return loss + 0.0 * logprobs_PG.view(-1, 4).std(1).sum(), metrics
+
+
+class DividesValuesByItself(GoodValues):
+    def tokens(self, rows: Any) -> Any:
+        return rows.mask_BT.sum()
+
+
+class BeginsAtRandom(GoodValues):
+    def begin(self, objectives: Any, width: int, seed: int) -> None:
+        super().begin(objectives, width, seed)
+        self.unused = torch.nn.Parameter(torch.randn(2))
+
+    def parameters(self) -> Any:
+        return [*super().parameters(), self.unused]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "unused": self.unused.detach()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.head.load_state_dict({"weight": state["weight"]})
+        self.unused.data = state["unused"]
+
+
+class ForgetsItsHead(GoodValues):
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class ReadsHiddenInSecret(GoodOptimizer):
+    def advantages(self, scores_PGK: Any, batch: Any) -> Any:
+        return super().advantages(scores_PGK, batch) + 0.0 * batch.hidden_BTD.sum()
+
+
+class NeedsTheReferenceInVain(GoodOptimizer):
+    needs: ClassVar[frozenset[str]] = frozenset({"ref_logprobs"})
+
+
+class WritesIntoWhatItKept(GoodValues):
+    def loss(self, logprobs_BT: Any, rows: Any, advantages_BT: Any) -> Any:
+        found = super().loss(logprobs_BT, rows, advantages_BT)
+        rows.kept["returns"].mul_(1 + 1e-6)
+        return found
+
+
+# --- optimizers that learn from preferences ---------------------------------------------------
+
+
+class GoodPairs(PairwiseOptimizer):
+    name: ClassVar[str] = "good-pairs"
+
+    def loss_of_pairs(self, pairs: Any) -> Any:
+        return -logsigmoid(pairs.h)
+
+
+class GoodBoth(GoodPairs):
+    """Good as well: rollouts and preferences."""
+
+    learns_from: ClassVar[Literal["rollouts", "pairs", "both"]] = "both"
+    min_group: ClassVar[int] = 2
+    advantages = GoodOptimizer.advantages
+    loss = GoodOptimizer.loss
+    surrogate = GoodOptimizer.surrogate
+
+
+class RanksByTheSum(Optimizer):
+    """Good as well: one loss for all objectives, in which the weights choose."""
+
+    name: ClassVar[str] = "ranks-by-the-sum"
+    learns_from: ClassVar[Literal["rollouts", "pairs", "both"]] = "pairs"
+    needs: ClassVar[frozenset[str]] = frozenset({"ref_logprobs"})
+
+    def applies(self, scores_PGK: Any) -> Any:
+        return super().applies(scores_PGK).any(-1, keepdim=True).expand(-1, scores_PGK.shape[-1])
+
+    def pair_loss(self, logprobs_BT: Any, rows: Any, weights_PK: Any) -> Any:
+        given = groups(logprobs_BT, rows)
+        sums_PG = (given.scores_PGK.nan_to_num() * weights_PK[:, None]).sum(-1)
+        pull_PG = torch.tanh(sums_PG - sums_PG.mean(1, keepdim=True))
+        losses_PG = -logsigmoid(given.ratios_PG) * pull_PG
+        return losses_PG.sum() / rows.counts_K[0].clamp(min=1), {}
+
+
+class LossPerPrompt(GoodPairs):
+    def pair_loss(self, logprobs_BT: Any, rows: Any, weights_PK: Any) -> Any:
+        losses_PK, metrics = self.losses(logprobs_BT, rows)
+        return (losses_PK.nan_to_num() * weights_PK).sum(-1), metrics
+
+
+class NothingIsZero(GoodPairs):
+    def losses(self, logprobs_BT: Any, rows: Any) -> Any:
+        losses_PK, metrics = super().losses(logprobs_BT, rows)
+        return losses_PK.where(~losses_PK.isnan(), 0.0), metrics
+
+
+class MarginOverflows(GoodPairs):
+    def loss_of_pairs(self, pairs: Any) -> Any:
+        return super().loss_of_pairs(pairs) * (pairs.margin / 1e4).exp()
+
+
+class LogarithmOfZero(GoodPairs):
+    def loss_of_pairs(self, pairs: Any) -> Any:
+        return -torch.sigmoid(pairs.h).log()
+
+
+class DividesByTheDistance(GoodPairs):
+    def loss_of_pairs(self, pairs: Any) -> Any:
+        squares = pairs.chosen_ratio.square() + pairs.rejected_ratio.square()
+        return super().loss_of_pairs(pairs) + 0.01 * squares.sqrt()
+
+
+class FlatAtTheReference(GoodPairs):
+    def loss_of_pairs(self, pairs: Any) -> Any:
+        return -pairs.h.pow(3)
+
+
+class TrustsTheFirst(GoodPairs):
+    def losses(self, logprobs_BT: Any, rows: Any) -> Any:
+        losses_PK, metrics = super().losses(logprobs_BT, rows)
+        scores_PGK = rows.scores_BK.view(len(losses_PK), rows.group, -1).nan_to_num()
+        return losses_PK * (1 + 0.1 * (scores_PGK.argmax(1) == 0)), metrics
+
+
+class SumsPadding(GoodPairs):
+    def losses(self, logprobs_BT: Any, rows: Any) -> Any:
+        losses_PK, metrics = super().losses(logprobs_BT, rows)
+        padding_PGT = (logprobs_BT * (1 - rows.mask_BT)).view(len(losses_PK), rows.group, -1)
+        return losses_PK + padding_PGT.sum((1, 2))[:, None], metrics
+
+
+class DividesByItsPrompts(GoodPairs):
+    def pair_loss(self, logprobs_BT: Any, rows: Any, weights_PK: Any) -> Any:
+        scores_PGK = rows.scores_BK.view(len(weights_PK), rows.group, -1)
+        own = replace(rows, counts_K=self.applies(scores_PGK).sum(0))
+        return super().pair_loss(logprobs_BT, own, weights_PK)
+
+
+class CountsItsPrompts(GoodPairs):
+    def losses(self, logprobs_BT: Any, rows: Any) -> Any:
+        losses_PK, metrics = super().losses(logprobs_BT, rows)
+        return losses_PK, {**metrics, "prompts": (~losses_PK.isnan()).float().mean()}
+
+
+class MixesLosses(GoodPairs):
+    def losses(self, logprobs_BT: Any, rows: Any) -> Any:
+        losses_PK, metrics = super().losses(logprobs_BT, rows)
+        known_PK = losses_PK.where(~losses_PK.isnan(), 0.0)
+        return losses_PK + 0.1 * known_PK.sum(-1, keepdim=True), metrics
+
+
+class LastLossCountsMost(GoodPairs):
+    def losses(self, logprobs_BT: Any, rows: Any) -> Any:
+        losses_PK, metrics = super().losses(logprobs_BT, rows)
+        return losses_PK * torch.arange(1.0, losses_PK.shape[-1] + 1), metrics
+
+
+class SquaresWeights(GoodPairs):
+    def pair_loss(self, logprobs_BT: Any, rows: Any, weights_PK: Any) -> Any:
+        return super().pair_loss(logprobs_BT, rows, weights_PK.square())
+
+
+class ImitatesCopies(GoodPairs):
+    def __init__(self) -> None:
+        super().__init__(labels="soft")
+
+    def loss_of_pairs(self, pairs: Any) -> Any:
+        return super().loss_of_pairs(pairs) - 0.01 * pairs.chosen
+
+
+class ForgetsItsTemperature(GoodPairs):
+    def begin(self, objectives: Any, width: int, seed: int) -> None:
+        self.temperature = torch.nn.Parameter(torch.ones(()))
+
+    def parameters(self) -> Any:
+        return [self.temperature]
+
+    def loss_of_pairs(self, pairs: Any) -> Any:
+        return -logsigmoid(pairs.h * self.temperature.exp())
+
+
+class NeedsHiddenInVain(GoodPairs):
+    needs: ClassVar[frozenset[str]] = frozenset({"ref_logprobs", "hidden"})
+
+
+class ClampsTheCounts(GoodPairs):
+    def pair_loss(self, logprobs_BT: Any, rows: Any, weights_PK: Any) -> Any:
+        rows.counts_K.clamp_(min=1)
+        return super().pair_loss(logprobs_BT, rows, weights_PK)
+
+
 # --- strategies -------------------------------------------------------------------------------
 
 
@@ -646,6 +925,11 @@ GOOD = (
     GoodWeighting,
     Product,
     GoodOptimizer,
+    GoodValues,
+    GoodSelector,
+    GoodPairs,
+    GoodBoth,
+    RanksByTheSum,
     GoodStrategy,
     GoodTracker,
     HearsAll,
@@ -676,19 +960,47 @@ MUTANTS: dict[str, dict[str, tuple[type[Component], ...]]] = {
         "weighs_prompts": (SharesTwice, OneRowForAll),
     },
     "optimizer": {
-        "gives_advantages_and_a_loss": (Doubles, LossPerRow),
+        "gives_advantages_and_a_loss": (Doubles, LossPerRow, KeepsAGraph),
         "advantages_are_finite": (Overflows,),
         "objectives_do_not_mix": (MixesObjectives,),
         "follows_the_objectives": (PrefersTheLast,),
+        "takes_a_single_score": (SubtractsThreeScores,),
         "missing_scores_have_no_influence": (MissingIsZero, MissingIsBad),
         "equal_scores_teach_nothing": (PraisesEquals,),
+        "selects_completions": (SelectsOneTwice, SelectsFourOfTwo),
         "zero_advantage_has_no_gradient": (AddsEntropy,),
-        "padding_changes_nothing": (ReadsPadding,),
-        "micro_batches_add_up": (DividesByItself, MeasuresItself),
-        "learns": (ClimbsDown,),
+        "padding_changes_nothing": (ReadsPadding, CountsPadding),
+        "micro_batches_add_up": (
+            DividesByItself,
+            MeasuresItself,
+            SplitsGroups,
+            DividesValuesByItself,
+        ),
         "survives_an_exploding_ratio": (RatioExplodes,),
-        "resumes": (ForgetsItsScale,),
-        "leaves_its_arguments_alone": (WritesIntoTheScores,),
+        "gives_a_pair_loss": (LossPerPrompt, NothingIsZero),
+        "pair_loss_is_finite": (MarginOverflows,),
+        "survives_exploding_preferences": (LogarithmOfZero,),
+        "a_prompt_is_a_set": (TrustsTheFirst,),
+        "leaves_the_reference_rightly": (DividesByTheDistance, FlatAtTheReference),
+        "padding_of_pairs_changes_nothing": (SumsPadding,),
+        "micro_batches_of_pairs_add_up": (DividesByItsPrompts, CountsItsPrompts),
+        "losses_do_not_mix": (MixesLosses,),
+        "pairs_follow_the_objectives": (LastLossCountsMost,),
+        "weights_add_losses_up": (SquaresWeights,),
+        "copies_teach_nothing": (ImitatesCopies,),
+        "learns": (ClimbsDown,),
+        "begins_alike": (BeginsAtRandom,),
+        "resumes": (ForgetsItsScale, ForgetsItsHead, ForgetsItsTemperature),
+        "needs_what_it_reads": (
+            ReadsHiddenInSecret,
+            NeedsTheReferenceInVain,
+            NeedsHiddenInVain,
+        ),
+        "leaves_its_arguments_alone": (
+            WritesIntoTheScores,
+            WritesIntoWhatItKept,
+            ClampsTheCounts,
+        ),
     },
     "strategy": {
         "proposes": (ReturnsATuple, LeavesADimensionOut),

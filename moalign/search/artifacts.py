@@ -25,7 +25,7 @@ from moalign.search.measurements import COST, write_atomically
 from moalign.study.study import Study
 from moalign.training import checkpoint
 from moalign.training.evaluation import Evaluator
-from moalign.training.material import usable_prompts
+from moalign.training.material import check_preferences, usable_prompts
 from moalign.training.policy import Policy, choose_device_and_dtype
 from moalign.training.preferences import Written, sampled_texts, uniform
 from moalign.training.preparation import preparation
@@ -107,10 +107,11 @@ def check_data(study: Study) -> None:
 
     Raises:
         DataError: it is missing, malformed or too small, prompts lack a field that a reward
-            needs, there are no preferences where the weighting learns from them, or the task
-            cannot state its facts.
+            needs, there are no preferences where something learns from them or is measured by
+            them, none of them concerns an objective, or the task cannot state its facts.
     """
-    prompts = split_prompts(study.task, needed_splits(study))["train"]
+    dealt = split_prompts(study.task, needed_splits(study))
+    prompts = dealt["train"]
     weighting = study.new_weighting()
     if "pairs" in weighting.needs and not study.task.pairs(study.seed):
         raise DataError(
@@ -128,6 +129,7 @@ def check_data(study: Study) -> None:
                     f"prompt {lacking[0].id!r} of task {study.task.name} does not have; "
                     f"{nearest(field, lacking[0].fields)}"
                 )
+    check_preferences(study, dealt)
     study.task.facts()  # the report states them: what is wrong with them is better said now
 
 

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
+import torch
+
+from moalign.components import Task
 from moalign.errors import DataError
 from moalign.study.study import Study
 from moalign.training.policy import Policy
-from moalign.training.preferences import Candidate, Written, candidates, uniform
+from moalign.training.preferences import (
+    Candidate,
+    Written,
+    candidates,
+    measured_candidates,
+    task_candidates,
+    uniform,
+)
 from moalign.training.rollout import fitting
+from moalign.training.scoring import Column, score
 from moalign.training.splits import needed_splits, split_prompts
-from moalign.types import Prompt, Split
+from moalign.types import Batch, Prompt, Split
+
+MOST_NAMED: Final = 8
+"""Most names of one kind that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -44,29 +59,111 @@ def material(
         DataError: nothing is left of a split that is needed.
         ValueError: the study wants samples, and none are given.
     """
-    learns_from = study.new_optimizer().learns_from
-    compares = learns_from != "rollouts"
-    if compares and samples is None and study.section.training.pairs.source == "samples":
+    from_samples = study.section.training.pairs.source == "samples"
+    compared, sampled = compared_splits(study), sampled_splits(study)
+    if "train" in compared and from_samples and samples is None:
         raise ValueError("training.pairs.source is samples, and none were given")
-    needs = [reward.needs for reward in study.new_rewards().values()]
-    needed = needed_splits(study)
-    sampled = {split for split in needed if any("pairs" not in n for n in needs)} | {"steer"}
-    compared = {split for split in needed if any("pairs" in n for n in needs)}
-    sampled = sampled - {"train"} | ({"train"} if learns_from != "pairs" else set())
-    compared = compared - {"train"} | ({"train"} if compares else set())
-    prompts: dict[Split, Sequence[Prompt]] = dict(split_prompts(study.task, needed))
+    prompts: dict[Split, Sequence[Prompt]] = dict(split_prompts(study.task, needed_splits(study)))
     preferences: dict[Split, Sequence[Candidate]] = {}
     notes: list[str] = []
-    for split in needed:
-        if split in compared:
-            own = samples if split == "train" else None
-            found = candidates(study, policy, split, prompts[split], own)
-            preferences[split] = found.usable
-            notes += found.notes(split)
-        if split in sampled:
-            prompts[split], said = usable_prompts(study, policy, split, prompts[split])
-            notes += said
+    for split in compared:
+        own = samples if split == "train" and from_samples else None
+        found = candidates(study, policy, split, prompts[split], own)
+        preferences[split] = found.usable
+        notes += found.notes(split)
+    for split in sampled:
+        prompts[split], said = usable_prompts(study, policy, split, prompts[split])
+        notes += said
     return Material(prompts, preferences, tuple(notes))
+
+
+def compared_splits(study: Study) -> list[Split]:
+    """Return the splits of which preferences are read: to learn from, or to measure agreement."""
+    learned = study.new_optimizer().learns_from != "rollouts"
+    measured = any("pairs" in reward.needs for reward in study.new_rewards().values())
+    return [s for s in needed_splits(study) if (learned if s == "train" else measured)]
+
+
+def sampled_splits(study: Study) -> list[Split]:
+    """Return the splits for whose prompts completions are sampled."""
+    learned = study.new_optimizer().learns_from != "pairs"
+    measured = any("pairs" not in reward.needs for reward in study.new_rewards().values())
+    return [
+        s
+        for s in needed_splits(study)
+        if (learned if s == "train" else measured or (learned and s == "steer"))
+    ]
+
+
+def check_preferences(study: Study, prompts: Mapping[Split, Sequence[Prompt]]) -> None:
+    """Check, before a policy is built, that there are preferences where they are read.
+
+    Args:
+        study: gives task, objectives and optimizer.
+        prompts: by split, as the host dealt them.
+
+    Raises:
+        DataError: a split offers none, or none that concerns an objective which reads them.
+    """
+    rewards, sections = study.new_rewards(), study.section.objectives
+    trained = {objective.name for objective in study.train_objectives}
+    for split in compared_splits(study):
+        if split == "train" and study.section.training.pairs.source == "samples":
+            continue
+        found = task_candidates(study, split, prompts[split])
+        found.require(split, study.task.name)
+        read = list(found.usable)
+        if split != "train":
+            read = measured_candidates(read, study.section.evaluation.prompts, study.seed)
+        for name, reward in rewards.items():
+            fields = {need for need in reward.needs if need.startswith("field:")}
+            if reward.needs - fields != {"pairs"} or (split == "train" and name not in trained):
+                continue  # it says nothing of pairs, or nothing without a policy
+            _check_concerned(study, split, Column(name, reward, sections[name].output), read)
+
+
+def _check_concerned(study: Study, split: Split, column: Column, read: Sequence[Candidate]) -> None:
+    """Raise unless a preference says something about an objective."""
+    scores_P2 = score(unread_batch(study.task, read), [column]).scores_BK.view(-1, 2)
+    if (scores_P2[:, 0] != scores_P2[:, 1])[~scores_P2.isnan().any(1)].any():
+        return
+    pairs = [candidate.pair for candidate in read if candidate.pair is not None]
+    scores = {n for pair in pairs for n in {*pair.chosen_scores} & {*pair.rejected_scores}}
+    have = {
+        "groups": {pair.group for pair in pairs if pair.group},
+        "annotators": {pair.annotator for pair in pairs if pair.annotator},
+        "scores": scores,
+    }
+    listed = [
+        f"{what} {', '.join(sorted(names)[:MOST_NAMED])}{', ...' * (len(names) > MOST_NAMED)}"
+        for what, names in have.items()
+        if names
+    ]
+    raise DataError(
+        f"objective {column.name}: reward {column.reward.name} prefers neither completion in any "
+        f"of the {len(pairs)} preferences of the {split} split of task {study.task.name}; these "
+        f"have the {'; the '.join(listed)}"
+        if listed
+        else f"objective {column.name}: reward {column.reward.name} prefers neither completion in "
+        f"any of the {len(pairs)} preferences of the {split} split of task {study.task.name}, "
+        "which have no groups, annotators or scores"
+    )
+
+
+def unread_batch(task: Task, chosen: Sequence[Candidate]) -> Batch:
+    """Return preferences as a batch that no policy has read: without tokens and lazy values."""
+    texts = [(c.prompt, written.text) for c in chosen for written in c.completions]
+    return Batch(
+        prompts_P=[candidate.prompt for candidate in chosen],
+        group=2,
+        prompt_ids_P=[()] * len(chosen),
+        texts_B=[task.surface(prompt, text) for prompt, text in texts],
+        raw_texts_B=[text for _, text in texts],
+        ids_BT=torch.zeros(len(texts), 1, dtype=torch.long),
+        mask_BT=torch.ones(len(texts), 1),
+        finished_B=torch.ones(len(texts), dtype=torch.bool),
+        pairs_P=[candidate.pair for candidate in chosen if candidate.pair is not None],
+    )
 
 
 def usable_prompts(

@@ -77,11 +77,13 @@ class Candidates:
         """
         if self.usable:
             return
-        why = "; ".join(f"{count} are left out: {words}" for words, count in self.skipped.items())
-        raise DataError(
-            f"task {task}: no preference of the {split} split can be used "
-            f"({why or 'it offers none'})"
-        )
+        if not self.skipped:
+            raise DataError(
+                f"task {task} offers no preferences of the {split} split; choose a task that does"
+                + (", or set training.pairs.source: samples" if split == "train" else "")
+            )
+        why = "; ".join(f"{count}: {words}" for words, count in self.skipped.items())
+        raise DataError(f"task {task}: no preference of the {split} split can be used ({why})")
 
 
 def candidates(
@@ -226,17 +228,23 @@ def _fitting(
 ) -> Candidates:
     """Return the candidates that the policy can read whole; the others are counted as skipped."""
     room = policy.context
-    if room is None:
+    if room is None or not candidates.usable:
         return candidates
-    usable = []
-    for candidate in candidates.usable:
-        longest = max(len(policy.completion_ids(c.text)) for c in candidate.completions)
-        if len(policy.prompt_ids(candidate.prompt, condition)) + longest <= room:
-            usable.append(candidate)
+    around = len(policy.prompt_ids(candidates.usable[0].prompt, condition))
+
+    def fits(candidate: Candidate) -> bool:
+        texts = [completion.text for completion in candidate.completions]
+        most = len(candidate.prompt.text.encode()) + max(len(text.encode()) for text in texts)
+        if around + most + 1 <= room:  # as in `fitting`; 1 for the end
+            return True
+        longest = max(len(policy.completion_ids(text)) for text in texts)
+        return len(policy.prompt_ids(candidate.prompt, condition)) + longest <= room
+
+    usable = tuple(filter(fits, candidates.usable))
     missing = len(candidates.usable) - len(usable)
     reason = f"prompt and completion do not fit into the policy's context of {room} tokens"
     skipped = {**candidates.skipped, reason: missing} if missing else candidates.skipped
-    return Candidates(tuple(usable), skipped)
+    return Candidates(usable, skipped)
 
 
 def step_candidates(

@@ -26,10 +26,18 @@ def fitting(
         prompts: any number.
         condition: weights as they may stand in the prompts, or None.
     """
-    if policy.context is None:
+    if policy.context is None or not prompts:
         return list(prompts)
     room = policy.context - rollout.max_tokens
-    return [prompt for prompt in prompts if len(policy.prompt_ids(prompt, condition)) <= room]
+    # A text has no more tokens than bytes, and the first prompt no fewer than stand around any:
+    # most prompts need not be tokenized.
+    around = len(policy.prompt_ids(prompts[0], condition))
+    return [
+        prompt
+        for prompt in prompts
+        if around + len(prompt.text.encode()) <= room
+        or len(policy.prompt_ids(prompt, condition)) <= room
+    ]
 
 
 def sample(

@@ -135,6 +135,14 @@ def test_madpo_weighs_close_calls_up_and_clear_ones_down():
     assert 0.0 < weight(3.0) < weight(1.0) < weight(0.5) < weight(0.01) < 2.0
 
 
+def test_madpo_weighs_soft_labels_alike():
+    # The weight belongs to the pair: it does not depend on which of the two stands as chosen.
+    weight = 2 / (1 + math.exp(4.0 * (0.8 - 0.5)))
+    soft = pair_loss(Dpo(labels="soft"), [3.0], [0.0], (0.9, 0.1))
+    found = pair_loss(Madpo(threshold=0.5, sharpness=4.0, labels="soft"), [3.0], [0.0], (0.9, 0.1))
+    assert found == pytest.approx(weight * soft)
+
+
 def test_mmpo_believes_a_margin_as_much_as_it_is_large():
     p = 1 / (1 + math.exp(-5.0 * 0.4))
     expected = p * softplus(-0.3) + (1 - p) * softplus(0.3)

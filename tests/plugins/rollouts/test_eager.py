@@ -230,3 +230,20 @@ def test_what_does_not_fit_in_the_context_is_refused() -> None:
     ):
         generate(tiny("gpt2"), PROMPTS, list(range(5)), max_tokens=122)
     assert generate(tiny("gpt2"), PROMPTS, list(range(5)), max_tokens=121).ids_BT.shape[1] <= 121
+
+
+def test_greedy_takes_the_likeliest_token_whatever_the_seed() -> None:
+    model = tiny("llama")
+    plain = Eager(max_tokens=6, temperature=0.7)
+    greedy = plain.greedy()
+    assert (greedy.temperature, plain.temperature) == (0.0, 0.7)
+    found = [
+        greedy.generate(
+            model, PROMPTS, group=1, seeds_B=[seed] * 5, end_ids=frozenset({END}), pad_id=PAD
+        )
+        for seed in (1, 2)
+    ]
+    assert torch.equal(found[0].ids_BT, found[1].ids_BT)
+    for prompt, row in zip(PROMPTS, rows(found[0]), strict=True):
+        for t, token in enumerate(row):
+            assert token == int(logits_after(model, prompt + row[:t]).argmax())

@@ -181,40 +181,47 @@ def _declared(cls: type[Component]) -> Iterator[tuple[str, str]]:
 
 @app.command()
 def new(
-    kind: Annotated[str, typer.Argument(help="weighting, reward or optimizer.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="weighting, reward, optimizer, or pair-loss: an optimizer that learns from pairs."
+        ),
+    ],
     name: Annotated[str, typer.Argument(help="Its name, in kebab-case, such as my-weighting.")],
     into: Annotated[
         Path, typer.Option("--into", metavar="FOLDER", help="Where to write; it must exist.")
     ] = Path(),
 ) -> None:
     """Write a plugin that runs, and its test."""
-    from moalign.cli.templates import TEMPLATES
+    from moalign.cli.templates import KINDS, TEMPLATES
 
     if kind not in TEMPLATES:
         raise OptionError(f"there is no template for {kind!r}; {nearest(kind, TEMPLATES)}")
+    template, kind = kind, KINDS.get(kind, kind)
+    one = f"an {kind}" if kind == "optimizer" else f"a {kind}"
     if not NAME.fullmatch(name):
         raise OptionError(
-            f"a {kind} cannot be called {name!r}; use kebab-case, lower-case letters, digits and "
+            f"{one} cannot be called {name!r}; use kebab-case, lower-case letters, digits and "
             f"hyphens, such as 'my-{kind}'"
         )
     stem = name.replace("-", "_")
     taken = [entry for entry in load().entries(kind) if entry.cls.name == name]
     if taken:
         raise PluginError(
-            f"a {kind} called {name!r} exists already ({taken[0].origin}); choose another name"
+            f"{one} called {name!r} exists already ({taken[0].origin}); choose another name"
         )
     words = {
         "name": name,
         "stem": stem,
         "class": "".join(part.capitalize() for part in name.split("-")),
     }
-    plugin, test = TEMPLATES[kind]
+    plugin, test = TEMPLATES[template]
     files = {into / f"{stem}.py": plugin, into / f"test_{stem}.py": test}
     for path in files:
         if path.exists():
             raise PluginError(f"{path} exists already, and is not overwritten; choose another name")
-    for path, template in files.items():
-        text = re.sub(r"\{(\w+)\}", lambda match: words[match[1]], template)
+    for path, form in files.items():
+        text = re.sub(r"\{(\w+)\}", lambda match: words[match[1]], form)
         _write(path, text)
         typer.echo(f"wrote {path}")
     typer.echo(f"check it: moalign plugins check {into / stem}.py")

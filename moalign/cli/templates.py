@@ -182,9 +182,85 @@ def test_advantages_are_differences_from_the_mean() -> None:
     assert advantages_BTK.flatten().tolist() == [0.5, -0.5, 0.0, 0.0]
 '''
 
+_PAIR_LOSS: Final = '''\
+"""The optimizer {name}."""
+
+from typing import Annotated, Any
+
+from annotated_types import Ge
+from moalign import Optimizer, hookimpl
+from moalign.optimizers.preferences import Pairs, PairwiseOptimizer
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+
+class {class}(PairwiseOptimizer):
+    """Makes the better of two completions likelier than the other, by more than a gap.
+
+    With h the log-ratio of the better one minus that of the other: -log sigmoid(beta h - gap).
+    """
+
+    name = "{name}"
+    examples = ({}, {"gap": 1.0, "labels": "soft"})
+
+    def __init__(self, *, gap: Annotated[float, Ge(0)] = 0.5, **pairwise: Any) -> None:
+        super().__init__(**pairwise)
+        self.gap = gap
+
+    def loss_of_pairs(self, pairs: Pairs) -> Tensor:
+        """Return the loss of each pair for each objective, [P, N, K]."""
+        return -logsigmoid(self.beta * pairs.h - self.gap)
+
+
+@hookimpl
+def moalign_optimizers() -> list[type[Optimizer]]:
+    """Offer the optimizer."""
+    return [{class}]
+'''
+
+_TEST_PAIR_LOSS: Final = '''\
+"""Tests of the optimizer {name}."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from moalign import Optimizer, Rows
+from moalign.plugins import load
+from moalign.testing import contract
+
+FILE = Path(__file__).with_name("{stem}.py")
+
+test_contract = contract(FILE)
+
+
+def test_the_better_one_has_to_be_ahead() -> None:
+    optimizer = load([FILE]).build(Optimizer, {"{name}": {"gap": 1.0, "beta": 0.5}})
+    logprobs_BT, reference_BT = torch.tensor([[-1.0], [-3.0]]), torch.tensor([[-2.0], [-2.0]])
+    scores_BK = torch.tensor([[0.9], [0.1]])
+    rows = Rows(
+        mask_BT=torch.ones(2, 1),
+        old_logprobs_BT=logprobs_BT,
+        ref_logprobs_BT=reference_BT,
+        total_rows=2,
+        total_tokens=2,
+        max_tokens=1,
+        group=2,
+        scores_BK=scores_BK,
+        counts_K=torch.tensor([1]),
+    )
+    losses_PK, _ = optimizer.losses(logprobs_BT, rows)
+    # h is 1 - (-1) = 2, so the loss is -log sigmoid(0.5 * 2 - 1) = log 2.
+    assert losses_PK.item() == pytest.approx(0.6931, abs=1e-4)
+'''
+
 TEMPLATES: Final = {
     "weighting": (_WEIGHTING, _TEST_WEIGHTING),
     "reward": (_REWARD, _TEST_REWARD),
     "optimizer": (_OPTIMIZER, _TEST_OPTIMIZER),
+    "pair-loss": (_PAIR_LOSS, _TEST_PAIR_LOSS),
 }
-"""Plugin file and test by kind; ``{name}``, ``{stem}`` and ``{class}`` are filled in."""
+"""Plugin file and test by template; ``{name}``, ``{stem}`` and ``{class}`` are filled in."""
+
+KINDS: Final = {"pair-loss": "optimizer"}
+"""The kind of what a template makes, where it is not the template's name."""

@@ -12,8 +12,9 @@ from typer.testing import CliRunner, Result
 
 from moalign import __version__
 from moalign.cli import command_line
-from moalign.cli.templates import TEMPLATES
-from moalign.testing import properties
+from moalign.cli.templates import KINDS, TEMPLATES
+from moalign.plugins import load
+from moalign.testing import cases, properties
 
 PLUGIN = '''
 from moalign import Step, Weighting, Weights, hookimpl
@@ -224,18 +225,22 @@ def test_new_writes_a_plugin_that_keeps_its_contract(kind: str, tmp_path: Path) 
 
 
 def test_the_tests_that_new_writes_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for kind in TEMPLATES:
-        moalign("plugins", "new", kind, f"my-{kind}", "--into", tmp_path)
+    for template in TEMPLATES:
+        moalign("plugins", "new", template, f"my-{template}", "--into", tmp_path)
     options = ["--verbose", "--import-mode=importlib", "-Werror", f"--rootdir={tmp_path}"]
     without = ["-pno:cacheprovider", "-pno:timeout", "-pno:hypothesispytest"]
     assert pytest.main([*options, *without, str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    for kind in TEMPLATES:
-        for name in properties(kind):
-            line = f"test_my_{kind}.py::test_contract[{kind} my-{kind}: {name}] PASSED"
-            assert line in printed
-    total = sum(1 + len(properties(kind)) for kind in TEMPLATES)
-    assert f"{total} passed" in printed
+    total = 0
+    for template in TEMPLATES:
+        kind, file = KINDS.get(template, template), f"my_{template.replace('-', '_')}.py"
+        entries = load([tmp_path / file]).entries(kind)
+        (cls,) = (entry.cls for entry in entries if entry.cls.name == f"my-{template}")
+        for case in cases(load(), [cls]):
+            for name in properties(kind, cls):
+                assert f"test_{file}::test_contract[{case.label}: {name}] PASSED" in printed
+                total += 1
+    assert f"{total + len(TEMPLATES)} passed" in printed
 
 
 def test_what_new_writes_passes_lint_and_types(tmp_path: Path) -> None:
@@ -275,10 +280,17 @@ def test_new_never_overwrites(tmp_path: Path) -> None:
         (("weighting", "../mine"), "a weighting cannot be called '../mine'; use kebab-case"),
         (("reward", "kl"), "a reward called 'kl' exists already (moalign "),
         (
+            ("pair-loss", "dpo"),
+            "an optimizer called 'dpo' exists already (moalign ",
+        ),
+        (
             ("rewards", "mine"),
             "there is no template for 'rewards'; did you mean 'reward'? Allowed: ",
         ),
-        (("tracker", "mine"), "there is no template for 'tracker'; allowed: optimizer, reward, "),
+        (
+            ("tracker", "mine"),
+            "there is no template for 'tracker'; allowed: optimizer, pair",
+        ),
         (
             ("reward", "mine", "--into", "no/such"),
             "no/such/mine.py cannot be written: No such file",

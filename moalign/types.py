@@ -33,6 +33,9 @@ class Prompt:
         fields: what the task knows about it (reference, answer, ...); read by rewards.
         unit: what the bootstrap resamples; prompts of one unit are averaged first. Default: the id.
         split: where the task puts it; None lets the host split by a hash of the text.
+        messages: the conversation that the text is a transcript of, each with ``role`` (system,
+            user, assistant) and ``content``; a policy with a chat template reads these instead.
+            Empty: there is none, and the text is what a user says.
     """
 
     id: str
@@ -40,6 +43,7 @@ class Prompt:
     fields: Mapping[str, Any] = field(default_factory=dict)
     unit: str = ""
     split: Split | None = None
+    messages: Sequence[Mapping[str, str]] = ()
 
     def __post_init__(self) -> None:
         if not self.unit:

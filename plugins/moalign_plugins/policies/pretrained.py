@@ -47,11 +47,11 @@ class Lora(BaseModel):
 class Pretrained(PolicySource):
     """A causal language model that exists, loaded through ``transformers``.
 
-    A prompt becomes a user message if the tokenizer has a chat template, else plain text. With
-    ``condition: weights`` the objectives' weights stand before it, as in
-    ``accuracy 0.60, brevity 0.40``. A completion ends at the tokenizer's end token or at any other
-    that the model's generation settings name. Only safetensors are read, and no code that comes
-    with a model is run.
+    A prompt becomes a user message if the tokenizer has a chat template, or the messages that it is
+    a transcript of; else plain text. With ``condition: weights`` the objectives' weights stand
+    before it (before the last message), as in ``accuracy 0.60, brevity 0.40``. A completion ends at
+    the tokenizer's end token or at any other that the model's generation settings name. Only
+    safetensors are read, and no code that comes with a model is run.
 
     Full training keeps a frozen copy of the model if something needs the reference policy; with
     LoRA (extra ``moalign[lora]``) the adapter is switched off instead, checkpoints hold the
@@ -83,7 +83,8 @@ class Pretrained(PolicySource):
             revision: a branch, tag or commit on the hub; default its main branch.
             lora: train low-rank adapters instead of all weights.
             condition: ``weights`` writes the objectives' weights into each prompt.
-            system: the system message, or without a chat template text before each prompt.
+            system: the system message, unless a prompt brings its own, or without a chat template
+                text before each prompt.
         """
         self.model = model
         self.revision = revision
@@ -221,15 +222,11 @@ class Pretrained(PolicySource):
 
     def _check(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Render a prompt, so that a template that refuses does so before any training."""
-        from jinja2 import TemplateError
-
         try:
             self._render(tokenizer, Prompt(id="check", text="check"), None)
-        except TemplateError as error:
+        except DataError as error:
             raise OptionError(
-                f"policy pretrained: the chat template of {self.model} refuses the prompt "
-                f"({error}); some take no system message: leave `system` out",
-                "system",
+                f"{error}; some take no system message: leave `system` out", "system"
             ) from error
 
     def _render(
@@ -245,12 +242,25 @@ class Pretrained(PolicySource):
         if tokenizer.chat_template is None:
             whole = text if self.system is None else f"{self.system}\n\n{text}"
             return list(tokenizer(whole)["input_ids"])
-        messages = [{"role": "user", "content": text}]
-        if self.system is not None:
+        from jinja2 import TemplateError
+
+        messages = [dict(message) for message in prompt.messages]
+        if not messages:
+            messages = [{"role": "user", "content": text}]
+        elif condition is not None:
+            messages[-1]["content"] = f"{_weights_line(condition)}\n{messages[-1]['content']}"
+        if self.system is not None and messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": self.system})
-        ids: Any = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=False
-        )
+        try:
+            ids: Any = tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, return_dict=False
+            )
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise DataError(
+                f"policy pretrained: the chat template of {self.model} refuses the prompt "
+                f"({error}); the roles of prompt {prompt.id!r} are {roles}"
+            ) from error
         return list(ids)
 
     def _speaks(self, tokenizer: PreTrainedTokenizerBase, objectives: Sequence[str]) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 from annotated_types import Ge, Le
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LENGTHS: Final = (2, 3, 4)  # operands of a sum
 SMALLEST, LARGEST = 1, 99
+MINORITY: Final = 0.2  # share of the preferences that are the careful people's
 
 # Private-use characters stand for digits above the units; they never leave the tokenizer.
 TENS: Final = [chr(0xE000 + digit) for digit in range(10)]
@@ -43,11 +44,20 @@ class Arithmetic(Task):
     is in two splits. Prompts of a split are different problems, a third each with 2, 3 and 4
     operands, in turn. Demonstrations come from train problems only.
 
-    **Preferences.** A pair per train prompt. What is preferred depends on the prompt: for a sum of
-    two numbers the terse answer, for more numbers the prose, which shows every step. The other
-    completion is, with equal chance, the right answer in the style that is not preferred there
-    (prose; terse), or the preferred style with a wrong result at its end. So two objectives decide
-    for every prompt: accuracy, and conciseness or clarity.
+    **Preferences.** A pair per prompt; all are simulated. ``preferences`` says whose:
+
+    - ``styles``: what is preferred depends on the prompt: for a sum of two numbers the terse
+      answer, for more numbers the prose, which shows every step. The other completion is, with
+      equal chance, the right answer in the style that is not preferred there (prose; terse), or the
+      preferred style with a wrong result at its end. So two objectives decide for every prompt:
+      accuracy, and conciseness or clarity.
+    - ``mixed``: two different ones of six answers, each style right and with a wrong result. A
+      right one is preferred to a wrong one; else the shorter for two numbers, and the one that
+      shows more for more numbers. Three in five pairs are about being right, four in five about the
+      style, and either may be in conflict with the other.
+    - ``groups``: the same pairs, with the taste of one of two groups of people. Four in five are
+      ``hurried``: the shorter style always, and a right answer only within a style. One in five is
+      ``careful``: as in ``mixed``. Their ways part in seven of fifteen pairs.
 
     **Fields.** ``operands`` (list of int) and ``answer`` (int), read by ``exact-answer`` and
     ``steps-shown``.
@@ -59,7 +69,7 @@ class Arithmetic(Task):
     **Cost.** Prompts and 30,000 demonstrations take about 0.3 s; no files.
 
     Source: ours. Options: ``train`` and ``held_out`` are the prompts in train and in each other
-    split, ``demonstrations`` the number of examples to imitate.
+    split, ``demonstrations`` the number of examples to imitate, ``preferences`` the kind of pairs.
 
     Example::
 
@@ -78,9 +88,11 @@ class Arithmetic(Task):
         train: Annotated[int, Ge(60), Le(6000)] = 3000,
         held_out: Annotated[int, Ge(60), Le(900)] = 300,
         demonstrations: Annotated[int, Ge(1), Le(1_000_000)] = 30_000,
+        preferences: Literal["styles", "mixed", "groups"] = "styles",
     ) -> None:
         self.sizes: dict[Split, int] = {s: train if s == "train" else held_out for s in SPLITS}
         self.count = demonstrations
+        self.preferences = preferences
 
     def prompts(self) -> Sequence[Prompt]:
         """Return the prompts of all four splits, ``train`` first; the lengths alternate."""
@@ -106,17 +118,13 @@ class Arithmetic(Task):
         return demonstrations
 
     def pairs(self, seed: int, split: Split = "train") -> Sequence[Pair]:
-        """Return a preference per prompt of a split; the seed chooses what is rejected."""
-        rng = Random(f"arithmetic preferences {seed}")
-        pairs = []
-        for prompt in self.prompts():
-            if prompt.split == split:
-                operands = prompt.fields["operands"]
-                liked, other = (_terse, _prose) if len(operands) == 2 else (_prose, _terse)
-                style = liked(operands)
-                rejected = rng.choice((other(operands), _mistaken(style, rng)))
-                pairs.append(Pair(prompt, style, rejected))
-        return pairs
+        """Return a preference per prompt of a split; the seed chooses what is compared."""
+        if self.preferences == "styles":
+            rng, make = Random(f"arithmetic preferences {seed}"), _style_pair
+        else:  # another order of random numbers in each split
+            rng = Random(f"arithmetic {self.preferences} {seed} {split}")
+            make = _mixed_pair if self.preferences == "mixed" else _group_pair
+        return [make(prompt, rng) for prompt in self.prompts() if prompt.split == split]
 
     def tokenizer(self) -> Tokenizer:
         """Return a tokenizer with a token per digit and place; decoding gives the text back."""
@@ -211,3 +219,52 @@ def _mistaken(completion: str, rng: Random) -> str:
     right = re.findall(r"[0-9]+$", completion)[0]
     wrong = int(right) + rng.choice([d for d in range(-9, 10) if d and int(right) + d > 0])
     return f"{completion.removesuffix(right)}{wrong}"
+
+
+# --- preferences -------------------------------------------------------------------------------
+
+STYLES: Final = (_terse, _steps, _prose)  # from the shortest to the one that shows most
+Taste = Callable[[int, bool, int], tuple[int, int]]
+"""How a person ranks a style (its place in STYLES), right or not, for so many numbers."""
+
+
+def _style_pair(prompt: Prompt, rng: Random) -> Pair:
+    """Return the style that a sum calls for, over another style or a wrong result."""
+    operands = prompt.fields["operands"]
+    liked, other = (_terse, _prose) if len(operands) == 2 else (_prose, _terse)
+    style = liked(operands)
+    return Pair(prompt, style, rng.choice((other(operands), _mistaken(style, rng))))
+
+
+def _mixed_pair(prompt: Prompt, rng: Random) -> Pair:
+    return _compared(prompt, rng, _careful)
+
+
+def _group_pair(prompt: Prompt, rng: Random) -> Pair:
+    if rng.random() < MINORITY:
+        return _compared(prompt, rng, _careful, "careful")
+    return _compared(prompt, rng, _hurried, "hurried")
+
+
+def _compared(prompt: Prompt, rng: Random, taste: Taste, group: str = "") -> Pair:
+    """Return two different answers in the order of somebody's taste."""
+    operands = prompt.fields["operands"]
+    kinds = [(style, right) for style in range(len(STYLES)) for right in (True, False)]
+    ranked = sorted(rng.sample(kinds, 2), key=lambda k: taste(k[0], k[1], len(operands)))
+    rejected, chosen = (_answer(operands, style, right, rng) for style, right in ranked)
+    return Pair(prompt, chosen, rejected, group=group)
+
+
+def _answer(operands: Sequence[int], style: int, right: bool, rng: Random) -> str:
+    text = STYLES[style](operands)
+    return text if right else _mistaken(text, rng)
+
+
+def _careful(style: int, right: bool, numbers: int) -> tuple[int, int]:
+    """Right, then short for two numbers, and shown for more."""
+    return int(right), -style if numbers == 2 else style
+
+
+def _hurried(style: int, right: bool, numbers: int) -> tuple[int, int]:  # noqa: ARG001
+    """Short, then right."""
+    return -style, int(right)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -221,6 +222,42 @@ def test_a_template_that_takes_no_system_message_is_found_before_training(tmp_pa
     with pytest.raises(OptionError, match=r"refuses the prompt \(no system\).*leave `system` out"):
         built(Pretrained(model=folder, system="Be brief."), tmp_path / "a")
     assert "Name a colour." in text_of(built(Pretrained(model=folder), tmp_path / "b"))
+
+
+TALK = (
+    {"role": "user", "content": "Hello."},
+    {"role": "assistant", "content": "Hi."},
+    {"role": "user", "content": "Name a colour."},
+)
+
+
+def test_a_conversation_is_its_messages(tmp_path: Path) -> None:
+    prompt = Prompt(id="p", text="Human: Hello.", messages=TALK)
+    folder = str(write(tmp_path / "model", "llama", CHAT))
+    source = Pretrained(model=folder, system="Be brief.", condition="weights")
+    loaded = built(source, tmp_path / "a")
+    found = str(loaded.tokenizer.decode(loaded.render(prompt, {"accuracy": 1.0})))
+    assert re.findall(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", found, re.DOTALL) == [
+        ("system", "Be brief."),
+        ("user", "Hello."),
+        ("assistant", "Hi."),
+        ("user", "accuracy 1.00\nName a colour."),
+    ]
+    own = ({"role": "system", "content": "Be kind."}, *TALK)
+    kind = Prompt(id="p", text="", messages=own)
+    assert "Be brief." not in str(loaded.tokenizer.decode(loaded.render(kind, None)))
+    assert prompt.messages[-1]["content"] == "Name a colour."  # nothing is written into it
+
+    plain = built(Pretrained(model=str(write(tmp_path / "plain", "qwen2"))), tmp_path / "b")
+    assert str(plain.tokenizer.decode(plain.render(prompt, None))) == "Human: Hello."
+
+
+def test_a_conversation_that_a_template_refuses_is_named(tmp_path: Path) -> None:
+    folder = str(write(tmp_path / "model", "llama", WITHOUT_SYSTEM))
+    loaded = built(Pretrained(model=folder), tmp_path / "a")
+    prompt = Prompt(id="p7", text="", messages=({"role": "system", "content": "x"}, *TALK))
+    with pytest.raises(DataError, match="roles of prompt 'p7' are system, user, assistant, user"):
+        loaded.render(prompt, None)
 
 
 def test_every_end_token_ends(tmp_path: Path) -> None:

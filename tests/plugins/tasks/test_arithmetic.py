@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from moalign.errors import DataError
 from moalign.types import SPLITS, Batch
+from moalign_plugins.rewards.brevity import Brevity
 from moalign_plugins.rewards.exact_answer import ExactAnswer
 from moalign_plugins.rewards.steps_shown import StepsShown
 from moalign_plugins.tasks import arithmetic
@@ -27,6 +28,20 @@ STYLES = {
 
 def style(text):
     return next(name for name, pattern in STYLES.items() if re.fullmatch(pattern, text))
+
+
+def batch(prompts, texts):
+    rows = len(texts)
+    return Batch(
+        prompts_P=prompts,
+        group=rows // len(prompts),
+        prompt_ids_P=[[0]] * len(prompts),
+        texts_B=texts,
+        raw_texts_B=texts,
+        ids_BT=torch.zeros(rows, 1, dtype=torch.long),
+        mask_BT=torch.ones(rows, 1),
+        finished_B=torch.ones(rows, dtype=torch.bool),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -116,18 +131,9 @@ def test_styles_and_lengths_are_mixed_evenly(demonstrations):
 def test_every_demonstration_is_right_and_only_prose_shows_its_steps(task, demonstrations):
     some = demonstrations[:3000]
     texts = [d.completion for d in some]
-    batch = Batch(
-        prompts_P=[task.parse(d.prompt) for d in some],
-        group=1,
-        prompt_ids_P=[[0]] * len(some),
-        texts_B=texts,
-        raw_texts_B=texts,
-        ids_BT=torch.zeros(len(some), 1, dtype=torch.long),
-        mask_BT=torch.ones(len(some), 1),
-        finished_B=torch.ones(len(some), dtype=torch.bool),
-    )
-    assert set(ExactAnswer().score(batch)) == {1.0}
-    assert StepsShown().score(batch) == [float(style(d.completion) == "prose") for d in some]
+    scored = batch([task.parse(d.prompt) for d in some], texts)
+    assert set(ExactAnswer().score(scored)) == {1.0}
+    assert StepsShown().score(scored) == [float(style(d.completion) == "prose") for d in some]
 
 
 def test_the_three_styles_as_documented():
@@ -215,6 +221,70 @@ def test_what_is_rejected_is_in_the_other_style_or_wrong(task):
 def test_preferences_depend_on_the_seed_alone(task):
     assert task.pairs(0) == Arithmetic().pairs(0)
     assert task.pairs(0) != task.pairs(1)
+
+
+def kind(text, prompt):
+    """Return the place of a completion's style, and whether it is right."""
+    right = re.findall("[0-9]+", text)[-1] == str(prompt.fields["answer"])
+    return list(STYLES).index(style(text)), right
+
+
+def careful(kind, numbers):
+    place, right = kind
+    return right, -place if numbers == 2 else place
+
+
+def hurried(kind, numbers):
+    place, right = kind
+    return -place, right
+
+
+def test_mixed_preferences_compare_all_styles_right_and_wrong(task):
+    mixed = Arithmetic(preferences="mixed")
+    pairs = mixed.pairs(0)
+    assert [p.prompt for p in pairs] == [p for p in task.prompts() if p.split == "train"]
+    assert mixed.pairs(0) == pairs != mixed.pairs(1)
+    seen = Counter()
+    for pair in pairs:
+        chosen, rejected = kind(pair.chosen, pair.prompt), kind(pair.rejected, pair.prompt)
+        numbers = len(pair.prompt.fields["operands"])
+        assert careful(chosen, numbers) > careful(rejected, numbers)
+        seen[frozenset((chosen, rejected))] += 1
+        assert pair.group == ""
+    assert len(seen) == 15
+    assert min(seen.values()) > 0.7 * len(pairs) / 15
+
+
+@pytest.mark.parametrize("preferences", ["styles", "mixed"])
+def test_every_objective_prefers_something(preferences):
+    task = Arithmetic(preferences=preferences)
+    rewards = (ExactAnswer(), Brevity(limit=80, unit="characters"), StepsShown())
+    liked = [Counter() for _ in rewards]  # the sign of chosen minus rejected
+    for pair in task.pairs(0)[:600]:
+        texts = [pair.chosen, pair.rejected]
+        for counts, reward in zip(liked, rewards, strict=True):
+            chosen, rejected = reward.score(batch([pair.prompt], texts))
+            counts[(chosen > rejected) - (chosen < rejected)] += 1
+    for counts in liked:
+        assert counts[1] + counts[-1] > 0.25 * 600, liked
+    if preferences == "mixed":  # each is now for, now against what is chosen as a whole
+        assert liked[1][-1] > 100, liked
+        assert liked[2][-1] > 20, liked
+
+
+def test_groups_have_tastes_of_their_own_that_conflict_on_some_pairs(task):
+    pairs = [p for split in SPLITS for p in Arithmetic(preferences="groups").pairs(0, split)]
+    assert [p.prompt for p in pairs] == list(task.prompts())
+    counts = Counter(pair.group for pair in pairs)
+    assert counts["careful"] / len(pairs) == pytest.approx(0.2, abs=0.02)
+    conflicts = 0
+    for pair in pairs:
+        chosen, rejected = kind(pair.chosen, pair.prompt), kind(pair.rejected, pair.prompt)
+        numbers = len(pair.prompt.fields["operands"])
+        own, other = (careful, hurried) if pair.group == "careful" else (hurried, careful)
+        assert own(chosen, numbers) > own(rejected, numbers)
+        conflicts += other(chosen, numbers) < other(rejected, numbers)
+    assert conflicts / len(pairs) == pytest.approx(7 / 15, abs=0.03)
 
 
 # --- typed prompts -------------------------------------------------------------------------------

@@ -1,0 +1,417 @@
+"""A person's own preferences: each form of a file, what is left out, mistakes by their line."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import inspect
+import json
+import re
+import textwrap
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from moalign.errors import DataError, OptionError
+from moalign.options import check_options
+from moalign.types import SPLITS, Demonstration
+from moalign_plugins.tasks.preferences import EMPTY, EQUAL, PARTED, UNDECIDED, Preferences
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def task(path: Path, **options: Any) -> Preferences:
+    return Preferences(**check_options(Preferences, {"path": str(path), **options}))
+
+
+def of(tmp_path: Path, *rows: Any, **options: Any) -> Preferences:
+    return task(write(tmp_path / "a.jsonl", list(rows)), **options)
+
+
+def row(i: int = 0, **more: Any) -> dict[str, Any]:
+    return {"prompt": f"prompt {i}", "chosen": f"good {i}", "rejected": f"bad {i}", **more}
+
+
+def everything(own: Preferences) -> list[Any]:
+    """All pairs in the order of prompts."""
+    pairs = [pair for split in SPLITS for pair in own.pairs(0, split)]
+    return sorted(pairs, key=lambda pair: (int(pair.prompt.id), pair.chosen))
+
+
+def only(own: Preferences) -> Any:
+    (pair,) = everything(own)
+    return pair
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+# --- rows --------------------------------------------------------------------------------------
+
+
+def test_a_row_is_a_preference(tmp_path):
+    own = of(tmp_path, row(group="north", annotator=7, topic="fruit", note=""))
+    pair = only(own)
+    assert (pair.chosen, pair.rejected, pair.group, pair.annotator) == (
+        "good 0",
+        "bad 0",
+        "north",
+        "7",
+    )
+    assert (pair.prompt.text, pair.prompt.fields) == ("prompt 0", {"topic": "fruit"})
+    assert pair.prompt.messages == ()
+    assert (pair.chosen_scores, pair.rejected_scores) == ({}, {})
+    assert own.prompts() == [pair.prompt]
+    assert own.parse("what?").text == "what?"
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_packed(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_bytes(gzip.compress(write(path, rows).read_bytes()))
+    return path
+
+
+def write_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
+    pytest.importorskip("datasets").Dataset.from_list(rows).to_parquet(str(path))
+    return path
+
+
+def write_folder(path: Path, rows: list[dict[str, Any]]) -> Path:
+    pytest.importorskip("datasets").Dataset.from_list(rows).save_to_disk(str(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "writer"),
+    [
+        ("a.csv", write_csv),
+        ("a.jsonl.gz", write_packed),
+        ("a.parquet", write_parquet),
+        ("folder", write_folder),
+    ],
+)
+def test_every_kind_of_file_reads_alike(tmp_path, name, writer):
+    rows = [row(i, group="ab"[i % 2], s=i / 4, t=0.5) for i in range(3)]
+    options = {"scores": {"kind": ["s", "t"]}}
+    expected = of(tmp_path, *rows, **options)
+    found = task(writer(tmp_path / name, rows), **options)
+    assert everything(found) == everything(expected)
+
+
+def test_columns_of_other_names(tmp_path):
+    own = of(
+        tmp_path,
+        {"q": "why?", "yes": "a", "no": "b", "who": "x", "from": "y", "gold": "z", "n": 1},
+        prompt="q",
+        chosen="yes",
+        rejected="no",
+        annotator="who",
+        group="from",
+        columns={"reference": "gold"},
+    )
+    pair = only(own)
+    assert (pair.prompt.text, pair.chosen, pair.rejected) == ("why?", "a", "b")
+    assert (pair.annotator, pair.group, pair.prompt.fields) == ("x", "y", {"reference": "z"})
+
+
+def test_rows_of_one_prompt_share_it(tmp_path):
+    own = of(
+        tmp_path,
+        row(0, topic="a", n=1),
+        {**row(0, topic="a", n=2), "chosen": "best"},
+        row(1, topic="a"),
+    )
+    first, second = own.prompts()
+    assert (first.id, second.id) == ("1", "3")
+    assert first.fields == {"topic": "a"}  # where the rows disagree it is no field of the prompt
+    assert [pair.prompt for pair in everything(own)] == [first, first, second]
+    assert own.facts()["rows"] == 3
+    assert own.facts()["prompts"] == 2
+
+
+def test_chosen_completions_of_train_are_demonstrations(tmp_path):
+    own = of(tmp_path, *[row(i) for i in range(50)])
+    assert list(own.demonstrations(3)) == [
+        Demonstration(pair.prompt.text, pair.chosen) for pair in own.pairs(3)
+    ]
+
+
+def test_the_file_and_study_of_the_documentation_can_be_read(tmp_path):
+    page = inspect.cleandoc(Preferences.__doc__ or "")
+    blocks = [textwrap.dedent(b) for b in re.findall(r"::\n\n((?:    .*\n|\n)+)", page)]
+    jsonl = next(b for b in blocks if b.startswith("{"))
+    study = next(b for b in blocks if b.startswith("study:"))
+    (tmp_path / "preferences.jsonl").write_text(jsonl)
+    options = yaml.safe_load(study)["task"]["preferences"]
+    options["path"] = str(tmp_path / options["path"])
+    found = everything(Preferences(**check_options(Preferences, options)))
+    assert [(pair.group, pair.chosen) for pair in found] == [("north", "Apple."), ("south", "Fig.")]
+
+
+# --- splits and facts --------------------------------------------------------------------------
+
+
+def test_every_split_has_its_own_preferences(tmp_path):
+    own = of(tmp_path, *[row(i // 2, chosen=f"good {i}") for i in range(1200)])
+    by_split = {split: own.pairs(0, split) for split in SPLITS}
+    assert sum(map(len, by_split.values())) == 1200
+    assert len(by_split["train"]) / 1200 == pytest.approx(0.8, abs=0.05)
+    for split, pairs in by_split.items():
+        assert {pair.prompt.split for pair in pairs} == {split}
+        assert own.facts()[f"preferences in {split}"] == len(pairs)
+    texts = [{pair.prompt.text for pair in pairs} for pairs in by_split.values()]
+    assert sum(map(len, texts)) == 600  # a prompt is in one split
+    assert own.pairs(0) == own.pairs(0) != own.pairs(1)
+    assert Counter(map(repr, own.pairs(0))) == Counter(map(repr, own.pairs(1)))
+
+
+def test_units_stay_together_and_a_column_may_name_the_split(tmp_path):
+    rows = [row(i, who=f"u{i // 10}", part=SPLITS[i % 4]) for i in range(200)]
+    path = write(tmp_path / "a.jsonl", rows)
+    splits: dict[str, set[Any]] = {}
+    for prompt in task(path, unit="who").prompts():
+        splits.setdefault(prompt.unit, set()).add(prompt.split)
+    assert len(splits) == 20
+    assert all(len(found) == 1 for found in splits.values())
+    for prompt in task(path, split="part").prompts():
+        assert prompt.split == SPLITS[(int(prompt.id) - 1) % 4]
+    with pytest.raises(OptionError, match="task preferences, option split"):
+        task(path, split={"train": 1.0})
+
+
+def test_the_facts_count_groups_people_and_scores(tmp_path):
+    rows = [row(i, group="ab"[i % 5 == 0], annotator=f"p{i % 3}", part="train") for i in range(10)]
+    own = of(tmp_path, *rows, row(10, part="test", chosen_scores={"x": 1}), split="part")
+    facts = own.facts()
+    assert facts["annotators"] == 3
+    assert facts["preferences of group a in train"] == 8
+    assert facts["preferences of group b in train"] == 2
+    assert facts["preferences with score x in test"] == 1
+
+
+# --- scores ------------------------------------------------------------------------------------
+
+
+def test_scores_are_mappings_in_two_columns(tmp_path):
+    both = {"chosen_scores": {"x": 1, "y": 0.5}, "rejected_scores": {"x": 0, "y": None}}
+    pair = only(of(tmp_path, row(0, **both)))
+    assert (pair.chosen_scores, pair.rejected_scores) == ({"x": 1.0, "y": 0.5}, {"x": 0.0})
+    assert "chosen_scores" not in pair.prompt.fields
+
+
+def test_scores_are_two_columns_of_numbers_or_one_that_says_which(tmp_path):
+    rows = [
+        row(0, h1=3, h2=1.5, fluent="rejected"),
+        row(1, h1=3, h2=None, fluent="tie"),
+        row(2, h1=0, h2=0, fluent=0),
+        row(3, h1=0, h2=0),
+    ]
+    own = of(tmp_path, *rows, scores={"helpful": ["h1", "h2"], "fluent": "fluent"})
+    assert [(p.chosen_scores, p.rejected_scores) for p in everything(own)] == [
+        ({"helpful": 3.0, "fluent": 0.0}, {"helpful": 1.5, "fluent": 1.0}),
+        ({"fluent": 0.5}, {"fluent": 0.5}),  # half a pair of numbers says nothing
+        ({"helpful": 0.0, "fluent": 1.0}, {"helpful": 0.0, "fluent": 0.0}),
+        ({"helpful": 0.0}, {"helpful": 0.0}),
+    ]
+
+
+def votes(**said: Any) -> dict[str, Any]:
+    return {"source": "s", "a": "one", "b": "two", **said}
+
+
+ASPECTS = {"fluency": "fluency", "meaning": "meaning", "simplicity": "simplicity"}
+
+
+@pytest.mark.parametrize(
+    ("said", "chosen"),
+    [
+        (("a", "a", "b"), "one"),
+        (("tie", "b", "tie"), "two"),
+        (("b", "b", "a"), "two"),
+        (("a", "b", "tie"), "one"),  # as many for both: the first
+        (("tie", "tie", "tie"), None),
+    ],
+)
+def test_completions_that_are_compared_side_by_side(tmp_path, said, chosen):
+    compared = votes(**dict(zip(ASPECTS, said, strict=True)))
+    filler = votes(source="other", fluency="a", meaning="a", simplicity="a")
+    own = of(tmp_path, compared, filler, prompt="source", completions=["a", "b"], scores=ASPECTS)
+    pairs = [pair for pair in everything(own) if pair.prompt.text == "s"]
+    if chosen is None:
+        assert pairs == []
+        assert own.facts()[UNDECIDED] == 1
+        return
+    (pair,) = pairs
+    assert pair.chosen == chosen
+    first = pair.chosen_scores if chosen == "one" else pair.rejected_scores
+    assert first == {
+        name: {"a": 1.0, "b": 0.0, "tie": 0.5}[word]
+        for name, word in zip(ASPECTS, said, strict=True)
+    }
+
+
+@pytest.mark.parametrize(("word", "chosen"), [(0, "one"), (1, "two"), ("b", "two"), ("tie", None)])
+def test_a_column_says_which_of_two_completions_is_better(tmp_path, word, chosen):
+    rows = [votes(best=word, safer=1), votes(source="other", best=0, safer=1)]
+    options = {"completions": ["a", "b"], "better": "best", "scores": {"safe": "safer"}}
+    own = of(tmp_path, *rows, prompt="source", **options)
+    pairs = [pair for pair in everything(own) if pair.prompt.text == "s"]
+    assert [pair.chosen for pair in pairs] == ([] if chosen is None else [chosen])
+    if chosen == "two":
+        assert pairs[0].chosen_scores == {"safe": 1.0}
+
+
+# --- conversations -----------------------------------------------------------------------------
+
+BEFORE = [{"role": "system", "content": "Be kind."}, user("Hi"), assistant("Hello"), user("Bye?")]
+TEXT = "Be kind.\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye?\n\nAssistant:"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"prompt": BEFORE, "chosen": [assistant("Bye")], "rejected": [assistant("No")]},
+        {"prompt": BEFORE, "chosen": "Bye", "rejected": "No"},
+        {"chosen": [*BEFORE, assistant("Bye")], "rejected": [*BEFORE, assistant("No")]},
+        {
+            "prompt": "Bye?",  # some files repeat the last question here
+            "chosen": [*BEFORE, assistant("Bye")],
+            "rejected": [*BEFORE, assistant("No")],
+        },
+    ],
+)
+def test_lists_of_messages(tmp_path, given):
+    own = of(tmp_path, given)
+    pair = only(own)
+    assert (pair.chosen, pair.rejected, pair.prompt.text) == ("Bye", "No", TEXT)
+    assert list(pair.prompt.messages) == BEFORE
+    assert own.parse("So?").messages == (user("So?"),)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"prompt": "Human: Hi\n\nAssistant: A\n\nB\n\nHuman: So?", "chosen": "x", "rejected": "y"},
+        {
+            "prompt": "\n\nHuman: Hi\n\nAssistant: A\n\nB\n\nHuman: So?\n\nAssistant:",
+            "chosen": "x",
+            "rejected": "y",
+        },
+        {
+            "chosen": "\n\nHuman: Hi\n\nAssistant: A\n\nB\n\nHuman: So?\n\nAssistant: x",
+            "rejected": "\n\nHuman: Hi\n\nAssistant: A\n\nB\n\nHuman: So?\n\nAssistant: y",
+        },
+    ],
+)
+def test_transcripts(tmp_path, given):
+    pair = only(of(tmp_path, given))
+    assert (pair.chosen, pair.rejected) == ("x", "y")
+    assert pair.prompt.text == "Human: Hi\n\nAssistant: A\n\nB\n\nHuman: So?\n\nAssistant:"
+    assert pair.prompt.messages == (user("Hi"), assistant("A\n\nB"), user("So?"))
+
+
+def test_a_completion_beside_a_prompt_is_taken_as_it_is(tmp_path):
+    pair = only(of(tmp_path, {"prompt": "p", "chosen": "Human: x", "rejected": " y\n"}))
+    assert (pair.chosen, pair.rejected, pair.prompt.messages) == ("Human: x", " y\n", ())
+
+
+# --- what is left out, and mistakes ------------------------------------------------------------
+
+
+def test_what_cannot_be_learned_from_is_left_out_and_counted(tmp_path):
+    spoken = {"chosen": [user("a"), assistant("x")], "rejected": [user("b"), assistant("y")]}
+    silent = {"chosen": [user("a"), assistant("x")], "rejected": [user("a"), assistant(" ")]}
+    own = of(
+        tmp_path,
+        row(0),
+        row(1, chosen="same", rejected="same"),
+        row(2, chosen=""),
+        row(3, rejected=" \n"),
+        {"prompt": "p", **spoken},
+        {"prompt": "p", **silent},
+    )
+    assert only(own).prompt.text == "prompt 0"
+    assert len(own.prompts()) == 1
+    facts = own.facts()
+    assert (facts["rows"], facts[EQUAL], facts[EMPTY], facts[PARTED]) == (6, 1, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("bad", "options", "sentence"),
+    [
+        ({"chosen": "a", "rejected": "b"}, {}, "line 2: there is no column 'prompt'"),
+        ({"prompt": "p", "rejected": "b"}, {}, "line 2: column 'chosen' is missing"),
+        ({"prompt": "p", "chosen": "a", "rejected": None}, {}, "column 'rejected' is missing"),
+        (row(1, prompt=""), {}, "line 2: column 'prompt' is empty"),
+        (row(1, prompt=" "), {}, "line 2: column 'prompt' is blank"),
+        (row(1, prompt=3), {}, "line 2: column 'prompt' must be text, or a list of messages"),
+        (row(1, chosen=3), {}, "line 2: column 'chosen' must be text, or a list of messages"),
+        (row(1, chosen=[user("a")]), {}, "'chosen' must end with a message of the assistant"),
+        (row(1, chosen=[]), {}, "'chosen' must end with a message of the assistant"),
+        (row(1, chosen=[{"role": "bot", "content": "a"}]), {}, "system, user, assistant"),
+        (row(1, prompt=[user("a"), assistant("b")]), {}, "ends with a message of the assistant"),
+        (row(1, chosen_scores={"x": "high"}), {}, "'chosen_scores.x' must be a finite number"),
+        (row(1, chosen_scores=0.5), {}, "'chosen_scores' must be a mapping"),
+        (row(1, s="a lot", t=1), {"scores": {"x": ["s", "t"]}}, "'s' must be a finite number"),
+        (row(1, s=True, t=1), {"scores": {"x": ["s", "t"]}}, "'s' must be a finite number"),
+        (row(1, s="b", t=1), {"scores": {"x": "s"}}, "chosen, rejected or tie, or 0 or 1"),
+        (row(0, n=2), {"columns": {"n": "n"}}, "line 2: column 'n' is another than in"),
+        ([], {}, "line 2: each line must be one JSON object"),
+    ],
+)
+def test_a_bad_row_is_refused_by_its_line(tmp_path, bad, options, sentence):
+    first = row(0, s="tie" if options.get("scores") == {"x": "s"} else 1, t=1, n=1)
+    own = of(tmp_path, first, bad, **options)
+    for look in (own.prompts, own.facts, lambda: own.pairs(0)):
+        with pytest.raises(DataError, match=re.escape(sentence)):
+            look()
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "sentence"),
+    [
+        ([row()], {"group": "goup"}, "there is no column 'goup'"),
+        ([row()], {"unit": "u"}, "there is no column 'u'"),
+        ([row()], {"prompt": "promt"}, "there is no column 'promt'; did you mean 'prompt'"),
+        ([row()], {"rejected": "worse"}, "there is no column 'worse'"),
+        ([row()], {"scores": {"x": ["a", "b"]}}, "there is no column 'a'"),
+        ([{"chosen": "a", "rejected": "b"}], {}, "line 1: there is no column of the prompt"),
+        (
+            [row(chosen="x", rejected="x")],
+            {},
+            "no row has a preference to learn from: 1 rows whose",
+        ),
+        ([], {}, "it has no rows; a row is a preference"),
+    ],
+)
+def test_a_bad_file(tmp_path, rows, options, sentence):
+    with pytest.raises(DataError, match=re.escape(sentence)):
+        of(tmp_path, *rows, **options).pairs(0)
+
+
+def test_options_that_do_not_go_together(tmp_path):
+    with pytest.raises(OptionError, match="nothing says which is better"):
+        of(tmp_path, row(), completions=["chosen", "rejected"])
+    with pytest.raises(OptionError, match="'chosen' is better already"):
+        of(tmp_path, row(), better="chosen")
+    with pytest.raises(OptionError, match="completions"):
+        of(tmp_path, row(), completions=["chosen"], better="chosen")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 
 from moalign.optimizers.preferences import PairwiseOptimizer
 
@@ -27,7 +27,7 @@ class RpoSft(PairwiseOptimizer):
     rejected one loses more. The second term holds the chosen one up. It stands for a policy that
     is best for the worst reward that still explains the preferences.
 
-    Soft labels imitate both completions, each as probably as it is the better one.
+    There are no soft labels: they would have it imitate the worse one, too.
 
     Source:
         "Provably Mitigating Overoptimization in RLHF: Your SFT Loss is Implicitly an Adversarial
@@ -53,7 +53,7 @@ class RpoSft(PairwiseOptimizer):
     name: ClassVar[str] = "rpo-sft"
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {},
-        {"eta": 0.01, "likelihood": "sum", "labels": "soft"},
+        {"eta": 0.01, "likelihood": "sum", "beta": 1.0},
     )
 
     def __init__(
@@ -61,7 +61,8 @@ class RpoSft(PairwiseOptimizer):
         *,
         eta: Annotated[float, Ge(0)] = 0.2,
         likelihood: Literal["mean", "sum"] = "mean",
-        **pairwise: Any,
+        beta: Annotated[float, Gt(0)] = 0.1,
+        epochs: Annotated[int, Ge(1)] = 1,
     ) -> None:
         """Take the options.
 
@@ -69,8 +70,10 @@ class RpoSft(PairwiseOptimizer):
             eta: weight of the supervised term; 0 is `dpo`.
             likelihood: the log-probability of the chosen completion: the `mean` over its tokens, or
                 their `sum`, which wants a far smaller `eta`.
+            beta: strength of the pull to the reference policy, in units of the score.
+            epochs: passes over each batch of pairs.
         """
-        super().__init__(**pairwise)
+        super().__init__(beta=beta, epochs=epochs)
         self.eta = eta
         self.likelihood = likelihood
 

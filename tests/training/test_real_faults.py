@@ -144,9 +144,10 @@ def folder(runs: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(runs: Path, plugin_file: Path) -> dict[str, Any]:
-    """What a run adds up to that nothing happened to."""
+    """What a run adds up to that nothing happened to; in this process, where it is quickest."""
     run = runs / "undisturbed"
-    result = run_study(load(STUDY, "letters.yaml", plugins.load([plugin_file])), run, strict=True)
+    study = load(STUDY, "letters.yaml", plugins.load([plugin_file]), ["executor=local"])
+    result = run_study(study, run, strict=True)
     assert result.outcome == "finished"
     assert {trial.outcome for trial in result.run.trials.values()} == {"finished", "stopped"}
     return everything(result.run)

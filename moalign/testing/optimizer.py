@@ -95,6 +95,14 @@ def check_advantages_are_finite(factory: Factory) -> None:
             f"advantages must be finite, or the policy is lost; with {name} scores found "
             f"{sorted(set(advantages[~advantages.isfinite()].tolist()))}",
         )
+    if "greedy_scores" in factory().needs:
+        batch = made_up_batch(
+            _batch(factory).group, greedy_PK=torch.full((PROMPTS, len(OBJECTIVES)), torch.nan)
+        )
+        require(
+            _advantages(begun(factory), _scores(batch), batch).isfinite().all(),
+            "advantages must be finite where a prompt's likeliest completion has no score (NaN)",
+        )
 
 
 def check_objectives_do_not_mix(factory: Factory) -> None:
@@ -147,6 +155,8 @@ def check_takes_a_single_score(factory: Factory) -> None:
 def check_missing_scores_have_no_influence(factory: Factory) -> None:
     """A NaN score gets advantage 0, and the others what they would get without it."""
     batch = _batch(factory)
+    if batch.group <= factory().min_group:
+        return  # none of so few may be left out
     scores_PGK = _scores(batch)
     missing_PGK = scores_PGK.clone()
     missing_PGK[:, -1] = torch.nan
@@ -183,7 +193,7 @@ def check_equal_scores_teach_nothing(factory: Factory) -> None:
 def check_selects_completions(factory: Factory) -> None:
     """What it selects of each prompt are some of its completions, each once."""
     size = max(2, factory().min_group)
-    for group in (size, size + 3):
+    for group in (size, _at_most(factory(), size + 3)):
         generator = torch.Generator().manual_seed(0)
         random_PG = torch.randn(PROMPTS, group, generator=generator)
         for advantages_PG in (random_PG, torch.zeros(PROMPTS, group), random_PG * 1e10):
@@ -201,12 +211,13 @@ def check_selects_completions(factory: Factory) -> None:
 
 
 def check_zero_advantage_has_no_gradient(factory: Factory) -> None:
-    """With advantage 0 the loss pulls nowhere, unless a term of its own (KL) does."""
+    """With advantage 0 the loss pulls nowhere from the policy that sampled, unless a KL does."""
     optimizer, batch = begun(factory), _batch(factory)
     if "ref_logprobs" in optimizer.needs:
         return
-    logprobs_BT, rows, advantages_BT = _loss_arguments(optimizer, batch)
-    found = loss_of(optimizer, logprobs_BT, rows, torch.zeros_like(advantages_BT))
+    # Elsewhere it may pull back there.
+    _, rows, advantages_BT = _loss_arguments(optimizer, batch)
+    found = loss_of(optimizer, rows.old_logprobs_BT, rows, torch.zeros_like(advantages_BT))
     require(
         not found.gradient_BT.any(),
         "where all advantages are 0 there is nothing to learn, so the gradient must be 0; found "
@@ -271,18 +282,41 @@ def check_micro_batches_add_up(factory: Factory) -> None:
     )
 
 
+def check_takes_advantages_per_completion(factory: Factory) -> None:
+    """If it gives [B, 1, K], an advantage per completion is one for each of its tokens."""
+    optimizer, batch = begun(factory), _batch(factory)
+    if _advantages(optimizer, _scores(batch), batch).shape[1] > 1:
+        return
+    logprobs_BT, rows, advantages_BT = _loss_arguments(optimizer, batch)
+    first_B1 = advantages_BT[:, :1]
+    every_BT = first_B1.expand_as(rows.mask_BT) * rows.mask_BT
+    short, long = (loss_of(optimizer, logprobs_BT, rows, given) for given in (first_B1, every_BT))
+    require(
+        same(short.loss, long.loss, TOLERANCE) and same(short.gradient_BT, long.gradient_BT, 1e-6),
+        "advantages are [B, 1] where advantages() gives [B, 1, K], and [B, T] where a weighting or "
+        "another row's length makes them so; the same ones in the two shapes gave the losses "
+        f"{float(short.loss):.6g} and {float(long.loss):.6g}, or other gradients",
+    )
+
+
 def check_survives_an_exploding_ratio(factory: Factory) -> None:
-    """Loss and gradient stay finite when the policy has moved far from the one that sampled."""
+    """Loss and gradient stay finite far from the policy that sampled, and from the reference."""
     optimizer, batch = begun(factory), _batch(factory)
     logprobs_BT, rows, advantages_BT = _loss_arguments(optimizer, batch)
     for shift in (-1000.0, 1000.0):
         moved = replace(rows, old_logprobs_BT=(rows.old_logprobs_BT + shift) * rows.mask_BT)
-        found = loss_of(optimizer, logprobs_BT, moved, advantages_BT)
-        require(
-            found.finite,
-            f"loss and gradient must be finite, so clip the log-ratio before the exponential; at a "
-            f"log-ratio of {-shift:g} the loss is {float(found.loss)}",
-        )
+        far = moved
+        if rows.ref_logprobs_BT is not None:
+            far = replace(rows, ref_logprobs_BT=(rows.ref_logprobs_BT + shift) * rows.mask_BT)
+        for given in (moved, far):
+            found = loss_of(optimizer, logprobs_BT, given, advantages_BT)
+            require(
+                found.finite,
+                "loss and gradient must be finite, so clip the log-ratio before the exponential; "
+                f"at a log-ratio of {-shift:g} to the "
+                f"{'policy that sampled' if given is moved else 'reference policy'} the loss is "
+                f"{float(found.loss)}",
+            )
 
 
 ROLLOUTS: tuple[Check, ...] = (
@@ -297,6 +331,7 @@ ROLLOUTS: tuple[Check, ...] = (
     check_zero_advantage_has_no_gradient,
     check_padding_changes_nothing,
     check_micro_batches_add_up,
+    check_takes_advantages_per_completion,
     check_survives_an_exploding_ratio,
 )
 """What an optimizer that learns from rollouts is asked for."""
@@ -331,7 +366,7 @@ def check_learns(factory: Factory) -> None:
 
 def _bandit(optimizer: Optimizer, logits: Tensor, step: int) -> Tensor:
     """Return the loss of a rollout of two answers, the first of which has all the reward."""
-    group = max(8, optimizer.min_group)
+    group = _at_most(optimizer, max(8, optimizer.min_group))
     generator = torch.Generator().manual_seed(step)
     known = logits.detach()
     likeliest = torch.full((PROMPTS, len(OBJECTIVES)), float(known[0] >= known[1]))
@@ -495,8 +530,14 @@ def concerning(cls: type[Component]) -> tuple[Check, ...]:
 
 
 def _batch(factory: Factory) -> Batch:
-    """Return a batch with groups from which one completion can be taken away."""
-    return made_up_batch(max(GROUP, factory().min_group + 1))
+    """Return a batch with groups from which one completion can be taken away, if there may be."""
+    optimizer = factory()
+    return made_up_batch(_at_most(optimizer, max(GROUP, optimizer.min_group + 1)))
+
+
+def _at_most(optimizer: Optimizer, group: int) -> int:
+    """Return a group's size, or the largest that the optimizer takes."""
+    return group if optimizer.max_group is None else min(group, optimizer.max_group)
 
 
 def _scores(batch: Batch, seed: int = 0) -> Tensor:

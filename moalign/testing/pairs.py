@@ -107,17 +107,32 @@ def check_pair_loss_is_finite(factory: Factory) -> None:
     for size in _sizes(factory):
         for name, scores_PGK in hostile(made_up_scores(size)).items():
             optimizer = begun(factory)
-            found = _outcome(optimizer, _given(optimizer, scores_PGK))
-            require(
-                found.finite,
-                f"loss and gradient must be finite; with {name} scores the loss is "
-                f"{float(found.loss)}, and its gradient {shown(found.gradient_BT)}",
-            )
+            found = _require_finite(optimizer, _given(optimizer, scores_PGK), f"with {name} scores")
             require(
                 name != "no" or not (found.loss or found.gradient_BT.any()),
                 "where no objective says anything, loss and gradient must be 0; found "
                 f"{float(found.loss):.6g} and {shown(found.gradient_BT)}",
             )
+        optimizer = begun(factory)
+        given = _without_tokens(_given(optimizer, made_up_scores(size)))
+        _require_finite(optimizer, given, "where a completion has no tokens")
+
+
+def _require_finite(optimizer: Optimizer, given: Given, where: str) -> Outcome:
+    """Hold loss and gradient to be finite, and losses, which could hide NaN from the sum."""
+    found = _outcome(optimizer, given)
+    require(
+        found.finite,
+        f"loss and gradient must be finite; {where} the loss is {float(found.loss)}, and its "
+        f"gradient {shown(found.gradient_BT)}",
+    )
+    if _has_losses(optimizer):
+        losses = _losses(optimizer, given)[optimizer.applies(given.scores_PGK)]
+        require(
+            losses.isfinite().all(),
+            f"losses must be finite where applies() says so; {where} found {shown(losses)}",
+        )
+    return found
 
 
 def check_survives_exploding_preferences(factory: Factory) -> None:
@@ -128,12 +143,8 @@ def check_survives_exploding_preferences(factory: Factory) -> None:
         first_B1 = (torch.arange(len(given.logprobs_BT)) % size == 0).float()[:, None]
         for signs_B1 in (first_B1, -first_B1, 2 * first_B1 - 1, torch.ones_like(first_B1)):
             moved_BT = given.logprobs_BT + FAR * signs_B1 * given.rows.mask_BT
-            found = _outcome(optimizer, replace(given, logprobs_BT=moved_BT))
-            require(
-                found.finite,
-                f"loss and gradient must be finite; at log-ratios of {FAR:g} per token the loss is "
-                f"{float(found.loss)}, and its gradient {shown(found.gradient_BT)}",
-            )
+            moved = replace(given, logprobs_BT=moved_BT)
+            _require_finite(optimizer, moved, f"at log-ratios of {FAR:g} per token")
 
 
 def check_a_prompt_is_a_set(factory: Factory) -> None:
@@ -158,12 +169,8 @@ def check_leaves_the_reference_rightly(factory: Factory) -> None:
     """Where the policy is the reference, the loss is finite and pulls the higher score up."""
     for size in _sizes(factory):
         optimizer = begun(factory)
-        found = _outcome(optimizer, _at_the_reference(optimizer, _partly_missing(size)))
-        require(
-            found.finite,
-            "every training begins where the policy is the reference, so loss and gradient must be "
-            f"finite there; found {float(found.loss)} and {shown(found.gradient_BT)}",
-        )
+        given = _at_the_reference(optimizer, _partly_missing(size))
+        _require_finite(optimizer, given, "where the policy is the reference, as at the beginning,")
         for best in (0, size - 1):
             other = size - 1 - best
             scores_PGK = torch.zeros(PROMPTS, size, len(OBJECTIVES))
@@ -420,6 +427,20 @@ def _at_the_reference(optimizer: Optimizer, scores_PGK: Tensor) -> Given:
     if given.rows.ref_logprobs_BT is None:
         return given
     return replace(given, rows=replace(given.rows, ref_logprobs_BT=given.logprobs_BT))
+
+
+def _without_tokens(given: Given) -> Given:
+    """Return preferences between an empty completion of each prompt and the others."""
+    rows = given.rows
+    kept_B1 = (torch.arange(len(rows.mask_BT)) % rows.group > 0).float()[:, None]
+    reference_BT = rows.ref_logprobs_BT
+    emptied = replace(
+        rows,
+        mask_BT=rows.mask_BT * kept_B1,
+        old_logprobs_BT=rows.old_logprobs_BT * kept_B1,
+        ref_logprobs_BT=None if reference_BT is None else reference_BT * kept_B1,
+    )
+    return replace(given, logprobs_BT=given.logprobs_BT * kept_B1, rows=emptied)
 
 
 def _reordered(given: Given, order_B: Tensor) -> Given:

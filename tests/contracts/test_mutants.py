@@ -404,7 +404,10 @@ class AddsEntropy(GoodOptimizer):
 
 class ReadsPadding(GoodOptimizer):
     def loss(self, logprobs_BT: Any, rows: Any, advantages_BT: Any) -> Any:
-        return -(ratio(logprobs_BT, rows) * advantages_BT).sum() / rows.total_tokens, {}
+        loss, metrics = super().loss(logprobs_BT, rows, advantages_BT)
+        padding_B = ((ratio(logprobs_BT, rows) - 1) * (1 - rows.mask_BT)).sum(-1)
+        values_B = (advantages_BT * rows.mask_BT).sum(-1)
+        return loss - (padding_B * values_B).sum() / rows.total_tokens, metrics
 
 
 class DividesByItself(GoodOptimizer):
@@ -538,6 +541,31 @@ class DividesValuesByItself(GoodValues):
         return rows.mask_BT.sum()
 
 
+class NeedsAGreedyScore(GoodOptimizer):
+    needs: ClassVar[frozenset[str]] = frozenset({"greedy_scores"})
+    per_objective: ClassVar[bool] = True
+
+    def advantages(self, scores_PGK: Any, batch: Any) -> Any:
+        baseline_BK = batch.greedy_scores_PK.repeat_interleave(batch.group, 0)
+        return super().advantages(scores_PGK, batch) * (1 + 0.0 * baseline_BK[:, None])
+
+
+class SumsAdvantages(GoodOptimizer):
+    def loss(self, logprobs_BT: Any, rows: Any, advantages_BT: Any) -> Any:
+        mask_BT = rows.mask_BT if advantages_BT.shape[1] > 1 else 1.0
+        sums_B1 = (advantages_BT * mask_BT).sum(-1, keepdim=True)
+        return super().loss(logprobs_BT, rows, sums_B1)
+
+
+class DivergenceExplodes(GoodOptimizer):
+    needs: ClassVar[frozenset[str]] = frozenset({"ref_logprobs"})
+
+    def loss(self, logprobs_BT: Any, rows: Any, advantages_BT: Any) -> Any:
+        loss, metrics = super().loss(logprobs_BT, rows, advantages_BT)
+        away_BT = (rows.ref_logprobs_BT - logprobs_BT).masked_fill(rows.mask_BT == 0, 0.0)
+        return loss + 0.01 * (away_BT.exp() - away_BT - 1).sum() / rows.total_tokens, metrics
+
+
 class BeginsAtRandom(GoodValues):
     def begin(self, objectives: Any, width: int, seed: int) -> None:
         super().begin(objectives, width, seed)
@@ -630,6 +658,11 @@ class NothingIsZero(GoodPairs):
 class MarginOverflows(GoodPairs):
     def loss_of_pairs(self, pairs: Any) -> Any:
         return super().loss_of_pairs(pairs) * (pairs.margin / 1e4).exp()
+
+
+class DividesByTheLength(GoodPairs):
+    def loss_of_pairs(self, pairs: Any) -> Any:
+        return super().loss_of_pairs(pairs) - 0.01 * pairs.chosen / pairs.chosen_length
 
 
 class LogarithmOfZero(GoodPairs):
@@ -961,7 +994,7 @@ MUTANTS: dict[str, dict[str, tuple[type[Component], ...]]] = {
     },
     "optimizer": {
         "gives_advantages_and_a_loss": (Doubles, LossPerRow, KeepsAGraph),
-        "advantages_are_finite": (Overflows,),
+        "advantages_are_finite": (Overflows, NeedsAGreedyScore),
         "objectives_do_not_mix": (MixesObjectives,),
         "follows_the_objectives": (PrefersTheLast,),
         "takes_a_single_score": (SubtractsThreeScores,),
@@ -976,9 +1009,10 @@ MUTANTS: dict[str, dict[str, tuple[type[Component], ...]]] = {
             SplitsGroups,
             DividesValuesByItself,
         ),
-        "survives_an_exploding_ratio": (RatioExplodes,),
+        "takes_advantages_per_completion": (SumsAdvantages,),
+        "survives_an_exploding_ratio": (RatioExplodes, DivergenceExplodes),
         "gives_a_pair_loss": (LossPerPrompt, NothingIsZero),
-        "pair_loss_is_finite": (MarginOverflows,),
+        "pair_loss_is_finite": (MarginOverflows, DividesByTheLength),
         "survives_exploding_preferences": (LogarithmOfZero,),
         "a_prompt_is_a_set": (TrustsTheFirst,),
         "leaves_the_reference_rightly": (DividesByTheDistance, FlatAtTheReference),

@@ -288,11 +288,16 @@ class Optimizer(Stateful):
             ``ref_logprobs``; ``logprobs`` of preferences, under the policy at the beginning of the
             step; of a batch also ``hidden`` and ``greedy_scores``.
         min_group: fewest completions per prompt that make sense.
+        max_group: most of them; None: any number.
+        rewarded: its rollouts are learned from by how they score; False: by a term of its own, and
+            scores are only what weightings look at.
         epochs: passes over each batch.
         whole_groups: its loss compares the completions of a prompt: all of them are in one
             micro-batch. Always so for preferences.
         per_objective: what it learns belongs to the objectives one by one, so it can make nothing
             of a score that is made of several.
+        reweighs: its loss weighs completions by how much likelier they have become since they were
+            sampled, within limits, so it can learn from earlier rollouts (``training.replay``).
         own_learning_rate: peak learning rate of :meth:`parameters`; follows the study's schedule.
     """
 
@@ -300,9 +305,12 @@ class Optimizer(Stateful):
     learns_from: ClassVar[Literal["rollouts", "pairs", "both"]] = "rollouts"
     needs: frozenset[str] = frozenset()
     min_group: ClassVar[int] = 1
+    max_group: int | None = None
+    rewarded: ClassVar[bool] = True
     epochs: int = 1
     whole_groups: ClassVar[bool] = False
     per_objective: ClassVar[bool] = False
+    reweighs: ClassVar[bool] = False
     own_learning_rate: float = 1e-3
 
     # --- before training -----------------------------------------------------------------------

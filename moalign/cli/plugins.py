@@ -35,6 +35,7 @@ DECLARED: Final = (
     "needs",
     "declares",
     "min_group",
+    "max_group",
     "condition",
     "corners_first",
 )

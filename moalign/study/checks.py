@@ -136,6 +136,12 @@ def _check_training(doc: Document, study: Study) -> None:
             f"of one prompt, so group must be at least {optimizer.min_group}; found "
             f"{training.group}"
         )
+    most = optimizer.max_group
+    if optimizer.learns_from != "pairs" and most is not None and training.group > most:
+        raise StudyError(
+            f"{doc.where(('training', 'group'))}: optimizer {optimizer.name} with these options "
+            f"compares {most} completions of one prompt; found {training.group}, set group: {most}"
+        )
     if training.minibatches > training.prompts:
         raise StudyError(
             f"{doc.where(('training', 'minibatches'))}: {training.minibatches} mini-batches cannot "

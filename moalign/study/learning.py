@@ -45,6 +45,8 @@ def check_learning(doc: Document, study: Study) -> None:
         _check_pairs(doc, study, optimizer, weighting)
     if optimizer.per_objective:
         _check_per_objective(doc, study, optimizer, weighting)
+    if study.section.training.replay.steps:
+        _check_replay(doc, optimizer, weighting)
 
 
 def _check_rewards(doc: Document, study: Study, optimizer: Optimizer) -> None:
@@ -90,6 +92,12 @@ def _check_losses(where: str, optimizer: Optimizer, weighting: Weighting) -> Non
             f"{optimizer.name} has one loss for all of them; use one with a loss per objective, "
             "such as dpo"
         )
+    if not optimizer.rewarded:
+        raise StudyError(
+            f"{where}: weighting {weighting.name} compares gradients of objectives, and optimizer "
+            f"{optimizer.name} learns nothing from how rollouts score; use one that does, such as "
+            "grpo, or one that learns from pairs only, such as dpo"
+        )
     if type(optimizer).select is not Optimizer.select:
         raise StudyError(
             f"{where}: weighting {weighting.name} compares gradients of objectives, and optimizer "
@@ -116,14 +124,14 @@ def _check_pairs(doc: Document, study: Study, optimizer: Optimizer, weighting: W
             f"optimizer {optimizer.name} needs weights for its preferences; use one that gives "
             "weights, such as fixed"
         )
-    if optimizer.learns_from == "pairs":
+    if optimizer.learns_from == "pairs" or not optimizer.rewarded:
+        idle = "rolls nothing out" if optimizer.learns_from == "pairs" else "learns nothing of that"
         for key, plain in (("combine", "advantages"), ("batch_norm", "none"), ("scale", "none")):
             found = getattr(training, key)
             if found != plain:
                 raise StudyError(
                     f"{doc.where(('training', key))}: it acts on what rollouts scored, and "
-                    f"optimizer {optimizer.name} rolls nothing out; found {found!r}, set "
-                    f"{key}: {plain}"
+                    f"optimizer {optimizer.name} {idle}; found {found!r}, set {key}: {plain}"
                 )
     pairs = training.pairs
     most = pairs.samples if pairs.source == "samples" else 2
@@ -148,4 +156,27 @@ def _check_per_objective(
         raise StudyError(
             f"{doc.where(('weighting',))}: {what}, and weighting {weighting.name} gives it one "
             "score for all; use a weighting that gives weights, such as fixed"
+        )
+
+
+def _check_replay(doc: Document, optimizer: Optimizer, weighting: Weighting) -> None:
+    where = doc.where(("training", "replay"))
+    off = "set training.replay.steps: 0"
+    if optimizer.learns_from != "rollouts" or not optimizer.reweighs:
+        raise StudyError(
+            f"{where}: optimizer {optimizer.name} has no importance weights, so it would take what "
+            f"an earlier policy wrote for its own; {off}, or use one with the clipped loss, such "
+            "as grpo"
+        )
+    if "gram" in weighting.needs:
+        raise StudyError(
+            f"{where}: weighting {weighting.name} weighs the gradients of this step's rollout, "
+            f"which say nothing of an earlier one; {off}, or use a weighting of scores, such as "
+            "fixed"
+        )
+    if "response-scores" in weighting.declares:
+        raise StudyError(
+            f"{where}: weighting {weighting.name} scores the completions of this step's rollout, "
+            f"and has no weights for an earlier one; {off}, or use one that gives weights, such as "
+            "fixed"
         )

@@ -163,11 +163,12 @@ def solve(
 def expected_gradient(
     optimizer: Optimizer,
     logprobs_A: Tensor,
-    scores_AK: Tensor,
+    scores: Tensor | Callable[[Tensor], Tensor],
     weights_K: Tensor,
     *,
     reference_A: Tensor,
     group: int,
+    sampled_A: Tensor | None = None,
 ) -> Tensor:
     """Return the mean gradient of the loss by the table, over all groups that may be sampled, [A].
 
@@ -176,24 +177,27 @@ def expected_gradient(
 
     Args:
         optimizer: its loss.
-        logprobs_A: of the policy that samples and learns.
-        scores_AK: of the responses.
+        logprobs_A: of the policy that learns.
+        scores: of the responses, [A, K]; or of groups of them, a function of their numbers [S, G]
+            that gives [S, G, K].
         weights_K: of the objectives' advantages.
         reference_A: log-probabilities of the reference policy.
         group: G.
+        sampled_A: of the policy that samples; default: the one that learns.
     """
     responses_SG = torch.tensor(list(product(range(len(logprobs_A)), repeat=group)))
     responses_B, sets = responses_SG.flatten(), len(responses_SG)
-    scores_SGK = scores_AK[responses_SG]
+    scores_SGK = scores[responses_SG] if isinstance(scores, Tensor) else scores(responses_SG)
     batch = make_batch(sets, group, lengths=[1] * (sets * group))
     advantages_BT = (optimizer.advantages(scores_SGK, batch) * weights_K).sum(-1)
-    sampled_SGT = logprobs_A.detach()[responses_SG][..., None]
+    sampled_A = (logprobs_A if sampled_A is None else sampled_A).detach()
+    sampled_SGT = sampled_A[responses_SG][..., None]
     rows = rows_of(optimizer, scores_SGK, reference_A[responses_SG][..., None], sampled_SGT)
     rows = replace(rows, kept=batch.kept)
-    leaf_BT = sampled_SGT.flatten(0, 1).requires_grad_()
+    leaf_BT = logprobs_A.detach()[responses_SG].view(-1, 1).requires_grad_()
     loss, _ = optimizer.loss(leaf_BT, rows, advantages_BT)
     (slope_BT,) = torch.autograd.grad(loss, leaf_BT)
-    probable_B = logprobs_A.detach()[responses_SG].sum(-1).exp().repeat_interleave(group)
+    probable_B = sampled_A[responses_SG].sum(-1).exp().repeat_interleave(group)
     # The loss is a mean over the groups; what is wanted is the mean under their probabilities.
     slope_B = sets * probable_B * slope_BT[:, 0]
     table_A = logprobs_A.detach().clone().requires_grad_()

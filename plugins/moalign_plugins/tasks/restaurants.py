@@ -8,10 +8,11 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from moalign.components import Task
 from moalign.errors import DataError, nearest
@@ -51,9 +52,12 @@ class Restaurants(Task):
     complete, long and stiff. A row whose values are not all verbatim in its human text gives the
     template only (where addresses may be shortened to ``st`` and ``ave``).
 
-    **Preferences.** The human text over the template of the same row, for train rows where both
-    serve and differ, at most 20 per act, which the seed chooses. People's texts are natural and
-    shorter, and at times leave something out that the template says.
+    **Preferences.** ``preferences: texts``: the human text over the template of the same row, where
+    both serve and differ, at most 20 per act, which the seed chooses. People's texts are natural
+    and mostly shorter. Both say every value, so slot coverage has next to nothing to prefer.
+    ``preferences: omissions`` adds simulated ones: a person's text over another person's that says
+    one value less, taken from an act that is the same but for it; so coverage and brevity pull
+    apart. Half of the preferences of an act at most.
 
     **Fields.** ``placeholders`` (list), ``values`` (placeholder to value), ``reference`` (the human
     text) and ``template``, both with values, and ``act``. Typed prompts have no references.
@@ -76,6 +80,9 @@ class Restaurants(Task):
 
     name: ClassVar[str] = "restaurants"
 
+    def __init__(self, *, preferences: Literal["texts", "omissions"] = "texts") -> None:
+        self.preferences = preferences
+
     def prompts(self) -> Sequence[Prompt]:
         """Return the prompts of all four splits; ids are those of the rows."""
         return [row.prompt for row in self._prompted]
@@ -93,13 +100,31 @@ class Restaurants(Task):
         return examples
 
     def pairs(self, seed: int, split: Split = "train") -> Sequence[Pair]:
-        """Return rows' human texts over their templates; the seed chooses and shuffles."""
+        """Return rows' human texts over other texts; the seed chooses and shuffles."""
         rng = Random(f"restaurants preferences {seed}")
         rows = [row for row in self._rows if row.prompt.split == split and row.preferred]
-        return [
+        pairs = [
             Pair(row.prompt, row.completions[0], row.completions[1])
             for row in _capped(rng.sample(rows, len(rows)))
         ]
+        if self.preferences == "texts":
+            return pairs
+        return [self._omission(pair, rng) if i % 2 else pair for i, pair in enumerate(pairs)]
+
+    def _omission(self, pair: Pair, rng: Random) -> Pair:
+        """Return a preference for the same text over one that says a value less, if there is one.
+
+        The other text is of train, or of the pair's own split.
+        """
+        words = pair.prompt.text.split()
+        shorter = [
+            row
+            for mark in pair.prompt.fields["placeholders"]
+            for row in self._by_text.get(" ".join(word for word in words if word != mark), ())
+            if row.prompt.split in {"train", pair.prompt.split} and row.human != pair.chosen
+        ]
+        human = rng.choice(shorter).human if shorter else None
+        return pair if human is None else replace(pair, rejected=human)
 
     def tokenizer(self) -> Tokenizer:
         """Return a word-level tokenizer; it writes ``<bos> PROMPT <sep>`` around a prompt."""
@@ -190,6 +215,15 @@ class Restaurants(Task):
     @cached_property
     def _prompted(self) -> list[_Row]:
         return _capped(sorted(self._rows, key=lambda row: _place(row.id)))
+
+    @cached_property
+    def _by_text(self) -> dict[str, list[_Row]]:
+        """Return the rows whose human text serves, by the text of their prompt."""
+        rows: dict[str, list[_Row]] = {}
+        for row in self._rows:
+            if row.human is not None:
+                rows.setdefault(row.prompt.text, []).append(row)
+        return rows
 
     @cached_property
     def _forms(self) -> frozenset[str]:

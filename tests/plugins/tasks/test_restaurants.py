@@ -147,6 +147,23 @@ def test_people_are_preferred_to_templates(task):
     assert task.facts()["train rows where both texts are equal"] == len(equal)
 
 
+def test_omissions_say_one_value_less_in_a_persons_words(task):
+    plain, mixed = task.pairs(0), Restaurants(preferences="omissions").pairs(0)
+    assert [(p.prompt, p.chosen) for p in mixed] == [(p.prompt, p.chosen) for p in plain]
+    marks = re.compile("<[a-z0-9]+>")
+    human = {row.human for row in task._rows if row.prompt.split == "train"}
+    changed = [p for p, q in zip(mixed, plain, strict=True) if p.rejected != q.rejected]
+    assert 0.15 < len(changed) / len(plain) < 0.5
+    for pair in changed:
+        missing = set(pair.prompt.fields["placeholders"]) - set(marks.findall(pair.rejected))
+        assert len(missing) == 1
+        assert pair.rejected in human
+    for split in ("validation", "test"):
+        pairs = Restaurants(preferences="omissions").pairs(0, split)
+        assert {pair.prompt.split for pair in pairs} == {split}
+        assert pairs != task.pairs(0, split)
+
+
 def test_every_prompt_and_train_text_has_its_words(task, tokenizer):
     unknown = tokenizer.token_to_id("<unk>")
     for row in task._rows:

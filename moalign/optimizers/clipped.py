@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge, Gt
 
@@ -28,6 +28,8 @@ class ClippedOptimizer(Optimizer):
 
     A subclass with options of its own, or other defaults, takes the rest as ``**clipped``.
     """
+
+    reweighs: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -70,6 +70,15 @@ class PairsSection(Section):
     """Completions of a prompt that are compared at a time; more than 2 need `samples`."""
 
 
+class ReplaySection(Section):
+    """Learning again from earlier rollouts."""
+
+    steps: Annotated[int, Field(ge=0)] = 0
+    """Rollouts that are kept, the latest before this step's; 0: none."""
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the prompts of one of them, drawn at random, that a step goes on to learn from."""
+
+
 class TrainingSection(Section):
     """How one trial trains."""
 
@@ -103,6 +112,8 @@ class TrainingSection(Section):
     """Most tokens, padding included, in one forward pass; raise it on a GPU."""
     pairs: PairsSection = PairsSection()
     """Which preferences an optimizer learns from that learns from pairs."""
+    replay: ReplaySection = ReplaySection()
+    """Whether each step learns from an earlier rollout, too, with importance weights."""
     gradients: GradientsSection = GradientsSection()
     """Which gradients weightings compare that look at gradients."""
     threads: Annotated[int, Field(ge=1)] = 1

@@ -39,6 +39,7 @@ from moalign.training.preferences import (
     same_size,
     step_candidates,
 )
+from moalign.training.replay import Replay
 from moalign.training.rollout import sample
 from moalign.training.scoring import Column, grouped, score, score_preferences, unchanged
 from moalign.training.splits import step_prompts
@@ -130,6 +131,7 @@ class Trial:
         self.optimizer.begin(self.objectives, policy.width, seeds.key(study.seed, trial, "begin"))
         for parameter in self.optimizer.parameters():
             parameter.data = parameter.data.to(policy.device)
+        self.replay = Replay(study, policy, self.prompts["train"])
         self.passes = Passes(study, policy, self.optimizer, self.engine, self.cost)
         self.torch_optimizer = torch.optim.AdamW(
             self._parameter_groups(),
@@ -182,6 +184,8 @@ class Trial:
         check_returned(self.weighting, returned, step)
         metrics = describe(step, returned, [c.name for c in self.columns], first)
         metrics |= self._update(lessons, step, returned, rate, gradients)
+        metrics |= self._learn_again(returned)
+        self.replay.keep(first, returned, self.index)
         said = [
             *returned.notes,
             *gradients.notes(),
@@ -461,8 +465,40 @@ class Trial:
         means = {name: value / (epochs * count) for name, value in totals.items()}
         return means | gradients.metrics
 
+    def _learn_again(self, returned: Weights | ResponseScores) -> dict[str, float]:
+        """Take a gradient step on an earlier rollout and return its metrics, ``replay/...``.
+
+        Old log-probabilities and scores are those of then; advantages are computed anew, under the
+        weights of now. Nothing but the policy learns from it.
+        """
+        generator = seeds.generator(self.study.seed, self.trial, self.index, "replay")
+        drawn = self.replay.draw(generator, self.cost)
+        if drawn is None or isinstance(returned, ResponseScores):
+            return {}
+        lesson, prompts, index = drawn
+        state = copy.deepcopy(self.optimizer.state_dict())
+        step = Step(
+            objectives=self.objectives,
+            preference_K=self.preference_K,
+            index=self.index,
+            total=self.total,
+            learning_rate=self.learning_rate(),
+            scores_PGK=grouped(lesson.scores_BK, lesson.batch).cpu(),
+            advantages_BTK=self._columns(lesson).cpu(),
+            batch=lesson.batch,
+        )
+        taught = self._taught(lesson, step, self.replay.weights(index, returned))
+        self.optimizer.load_state_dict(state)
+        parts = [(taught, taught.rows_PS[prompts])]
+        metrics = self.passes.back(parts, [lesson.batch.logprobs_BT], None, self.index + 1)
+        self.torch_optimizer.step()
+        told = {f"replay/{name}": value for name, value in metrics.items()}
+        return {**told, "replay/age": float(self.index - index)}
+
     def _own_pass(self, lesson: Lesson, once: bool) -> bool:
         """Return whether the old log-probabilities are those of the pass that trains."""
+        if self.replay.on:
+            return False  # they are kept
         if lesson.preferences and "logprobs" not in self.optimizer.needs:
             return True  # nobody reads them
         return once and not lesson.batch.has("logprobs")
@@ -548,6 +584,7 @@ class Trial:
             "torch_optimizer": self.torch_optimizer.state_dict(),
             "components": {name: part.state_dict() for name, part in self._stateful().items()},
             "notes": self._notes.state_dict(),
+            "replay": self.replay.state(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -559,6 +596,7 @@ class Trial:
             part.load_state_dict(state["components"][name])
         if "notes" in state:  # checkpoints of earlier versions have none
             self._notes.load_state_dict(state["notes"])
+        self.replay.load_state(state.get("replay", []))
 
     def _stateful(self) -> dict[str, Stateful]:
         rewards = {f"reward/{name}": reward for name, reward in self.rewards.items()}

@@ -147,6 +147,52 @@ def given(
     )
 
 
+def restored(
+    policy: Policy,
+    rollout: Rollout,
+    task: Task,
+    prompts: Sequence[Prompt],
+    completions: Completions,
+    *,
+    group: int,
+    conditions_PK: Tensor | None,
+    names: Sequence[str],
+    micro_tokens: int,
+    cost: Cost,
+    known: Mapping[str, Tensor],
+) -> Batch:
+    """Return a batch that was sampled earlier, perhaps by another policy.
+
+    Args:
+        policy: gives prompts and texts.
+        rollout: gives the temperature of log-probabilities.
+        task: makes surface texts.
+        prompts: P prompts.
+        completions: what was sampled.
+        group: G completions each.
+        conditions_PK: weights written into the prompts, or None.
+        names: the K objectives that the conditions are about.
+        micro_tokens: most tokens, padding included, in one forward pass of the lazy values.
+        cost: charged for the lazy values that are not known.
+        known: lazy values as they were then; the others are this policy's.
+    """
+    batch = _batch(
+        policy,
+        rollout,
+        task,
+        prompts,
+        prompt_ids=_prompt_ids(policy, prompts, conditions_PK, names),
+        completions=completions,
+        group=group,
+        conditions_PK=conditions_PK,
+        micro_tokens=micro_tokens,
+        cost=cost,
+    )
+    for name, value in known.items():
+        batch.offer(name, lambda value=value: value)  # type: ignore[misc]
+    return batch
+
+
 def _batch(
     policy: Policy,
     rollout: Rollout,

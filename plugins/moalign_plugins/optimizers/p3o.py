@@ -62,6 +62,7 @@ class P3o(Optimizer):
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"clip": 0.5, "epochs": 2})
     min_group: ClassVar[int] = 2
     whole_groups: ClassVar[bool] = True
+    reweighs: ClassVar[bool] = True
 
     def __init__(
         self,

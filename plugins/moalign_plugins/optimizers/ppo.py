@@ -72,6 +72,7 @@ class Ppo(ClippedOptimizer):
         {"gamma": 0.99, "lam": 0.9, "value_clip": None, "kl_coefficient": 0.1},
     )
     per_objective: ClassVar[bool] = True
+    reweighs: ClassVar[bool] = False  # values of an earlier policy predict another one's returns
 
     def __init__(
         self,

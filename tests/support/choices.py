@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from moalign import Cost, Optimizer, Pair, Prompt, Split, Task, hookimpl, plugins
-from moalign.optimizers.preferences import Pairs, PairwiseOptimizer
+from moalign.optimizers.preferences import PairwiseOptimizer
 from moalign.search.artifacts import ensure_base, prepared, samples
 from moalign.search.folders import RunFolder
 from moalign.study.loading import load
@@ -129,7 +129,8 @@ class BothWays(PairwiseOptimizer):
     whole_groups: ClassVar[bool] = False
 
     def __init__(self, *, online: float = 1.0, offline: float = 1.0, epochs: int = 1) -> None:
-        self.online, self.offline, self.epochs = online, offline, epochs
+        super().__init__(beta=1.0, epochs=epochs)
+        self.online, self.offline = online, offline
 
     def advantages(self, scores_PGK: Tensor, batch: Any) -> Tensor:
         centred = scores_PGK - scores_PGK.nanmean(1, keepdim=True)
@@ -148,9 +149,6 @@ class BothWays(PairwiseOptimizer):
         loss, metrics = super().pair_loss(logprobs_BT, rows, weights_PK)
         self.weights_PK = weights_PK
         return self.offline * loss, metrics | {"offline_loss": loss.detach()}
-
-    def loss_of_pairs(self, pairs: Pairs) -> Tensor:
-        return torch.nn.functional.softplus(-pairs.h)
 
 
 class Extremes(Optimizer):
@@ -185,16 +183,10 @@ class ReadsOld(PairwiseOptimizer):
     name: ClassVar[str] = "reads-old"
     needs: frozenset[str] = frozenset({"ref_logprobs", "logprobs"})
 
-    def __init__(self, *, epochs: int = 1) -> None:
-        self.epochs = epochs
-
     def losses(self, logprobs_BT: Tensor, rows: Any) -> tuple[Tensor, dict[str, Tensor]]:
         losses, metrics = super().losses(logprobs_BT, rows)
         moved = ((logprobs_BT.detach() - rows.old_logprobs_BT).abs() * rows.mask_BT).sum()
         return losses, metrics | {"moved": moved / rows.total_tokens}
-
-    def loss_of_pairs(self, pairs: Pairs) -> Tensor:
-        return torch.nn.functional.softplus(-pairs.h)
 
 
 @hookimpl

@@ -37,9 +37,9 @@ def check_scores_every_completion(factory: Factory) -> None:
     for need in reward.needs:
         kind, _, name = need.partition(":")
         require(
-            need in LAZY or (kind == "field" and name in reward.example_fields),
-            f"`needs` may contain {', '.join(LAZY)}, and field:NAME where `example_fields` shows "
-            f"some values of NAME; found {need!r}",
+            need in {*LAZY, "pairs"} or (kind == "field" and name in reward.example_fields),
+            f"`needs` may contain {', '.join(LAZY)}, pairs, and field:NAME where "
+            f"`example_fields` shows some values of NAME; found {need!r}",
         )
     for batch in _batches(reward):
         try:
@@ -84,7 +84,7 @@ def check_follows_the_rows(factory: Factory) -> None:
     for batch in _batches(factory()):
         plain = _finite_scores(factory(), batch)
         moved = _finite_scores(factory(), select(batch, order))
-        rows = [p * GROUP + g for p in order for g in range(GROUP)]
+        rows = [p * batch.group + g for p in order for g in range(batch.group)]
         for name, values_B in plain.items():
             require(
                 same(moved[name], values_B[rows], TOLERANCE),
@@ -104,7 +104,7 @@ def check_groups_stand_alone(factory: Factory) -> None:
     for p in range(PROMPTS):
         alone = _finite_scores(factory(), select(batch, [p]))
         for name, values_B in whole.items():
-            expected = values_B[p * GROUP : (p + 1) * GROUP]
+            expected = values_B[p * batch.group : (p + 1) * batch.group]
             require(
                 same(alone[name], expected, TOLERANCE),
                 "the score of a completion must not depend on other prompts' completions, unless "
@@ -190,9 +190,15 @@ def _batch(
     on_read: Callable[[str], None] = nobody,
     **options: Any,
 ) -> Batch:
-    fields = reward.example_fields
+    pairs = "pairs" in reward.needs
     return random_batch(
-        prompts=PROMPTS, group=GROUP, seed=seed, fields=fields, on_read=on_read, **options
+        prompts=PROMPTS,
+        group=2 if pairs else GROUP,
+        seed=seed,
+        fields=reward.example_fields,
+        pairs=pairs,
+        on_read=on_read,
+        **options,
     )
 
 

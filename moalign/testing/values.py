@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from moalign.components import Stateful
 from moalign.testing.contract import require
 from moalign.training.checkpoint import load_state, save_state
 from moalign.training.seeds import seed_torch
-from moalign.types import Batch, Prompt
+from moalign.types import Batch, Pair, Prompt
 
 LAZY = {"logprobs": "logprobs_BT", "ref_logprobs": "ref_logprobs_BT", "hidden": "hidden_BTD"}
 """Attribute of a batch that each lazy value is read from."""
@@ -41,6 +41,7 @@ def random_batch(
     fields: Mapping[str, Sequence[Any]] | None = None,
     texts: Sequence[str] | None = None,
     greedy_PK: Tensor | None = None,
+    pairs: bool = False,
     on_read: Callable[[str], None] = nobody,
 ) -> Batch:
     """Return a batch of made-up prompts and completions of different lengths.
@@ -56,8 +57,10 @@ def random_batch(
         fields: values by field name; prompt i has value i modulo their number.
         texts: the completions, repeated; default: common words and words of the fields' values.
         greedy_PK: scores of each prompt's likeliest completion; default: uniform, of 3 objectives.
-        on_read: called with the name of each lazy value, and ``field:NAME`` for each field, that
-            is read.
+        pairs: its two completions per prompt are preferences, of the groups ``north`` and
+            ``south``, with scores ``fluency``.
+        on_read: called with the name of each lazy value, ``field:NAME`` for each field, and
+            ``pairs``, that is read.
     """
     generator = torch.Generator().manual_seed(seed)
     rows = prompts * group
@@ -91,11 +94,12 @@ def random_batch(
         on_read(name)
         return greedy_PK if name == "greedy_scores" else lazy[name] * spread
 
-    return Batch(
-        prompts_P=[
-            Prompt(id=f"p{p}", text=f"prompt {p}", fields=_Fields(known, on_read))
-            for p, known in enumerate(fields_P)
-        ],
+    prompts_P = [
+        Prompt(id=f"p{p}", text=f"prompt {p}", fields=_Fields(known, on_read))
+        for p, known in enumerate(fields_P)
+    ]
+    batch = Batch(
+        prompts_P=prompts_P,
         group=group,
         prompt_ids_P=[[1, 2 + p] for p in range(prompts)],
         texts_B=texts_B,
@@ -105,6 +109,37 @@ def random_batch(
         finished_B=lengths_B < tokens,
         lazy={name: partial(provide, name) for name in (*lazy, "greedy_scores")},
     )
+    if pairs:
+        batch.pairs_P = _Pairs(
+            (
+                Pair(
+                    prompt,
+                    texts_B[2 * p],
+                    texts_B[2 * p + 1],
+                    group=("north", "south")[p % 2],
+                    chosen_scores={"fluency": 1 / (p + 1)},
+                    rejected_scores={"fluency": 1 / (p + 2)},
+                )
+                for p, prompt in enumerate(prompts_P)
+            ),
+            on_read,
+        )
+    return batch
+
+
+class _Pairs(tuple[Pair, ...]):
+    """Preferences that say when they are read."""
+
+    _note: Callable[[str], None]
+
+    def __new__(cls, pairs: Iterable[Pair], note: Callable[[str], None]) -> _Pairs:
+        made = super().__new__(cls, pairs)
+        made._note = note
+        return made
+
+    def __iter__(self) -> Iterator[Pair]:
+        self._note("pairs")
+        return super().__iter__()
 
 
 class _Fields(dict[str, Any]):
@@ -155,6 +190,7 @@ def select(
         ids_BT=batch.ids_BT[rows],
         mask_BT=batch.mask_BT[rows],
         finished_B=batch.finished_B[rows],
+        pairs_P=None if batch.pairs_P is None else [list(batch.pairs_P)[p] for p in order],
         lazy={
             **{name: partial(_rows_of, batch, name, rows) for name in LAZY},
             "greedy_scores": lambda: batch.greedy_scores_PK[list(order)][:, list(columns)],

@@ -64,6 +64,23 @@ class PerToken(Reward):
         return {"far": ratio_BT, "near": ratio_BT.sum(-1)}
 
 
+class AgreesWithPeople(Reward):
+    """Good as well: what people said of pairs."""
+
+    name: ClassVar[str] = "agrees-with-people"
+    range = (0.0, 1.0)
+    needs: ClassVar[frozenset[str]] = frozenset({"pairs"})
+
+    def score(self, batch: Any) -> Any:
+        north = [pair.group == "north" for pair in batch.pairs_P]
+        return [value for one in north for value in ((1.0, 0.0) if one else (math.nan, math.nan))]
+
+
+class NeedsPairsInVain(AgreesWithPeople):
+    def score(self, batch: Any) -> Any:
+        return [0.5] * batch.rows
+
+
 class OneTooFew(GoodReward):
     def score(self, batch: Any) -> Any:
         return super().score(batch)[1:]
@@ -955,6 +972,7 @@ class HearsAll(GoodTracker):
 GOOD = (
     GoodReward,
     PerToken,
+    AgreesWithPeople,
     GoodWeighting,
     Product,
     GoodOptimizer,
@@ -977,7 +995,7 @@ MUTANTS: dict[str, dict[str, tuple[type[Component], ...]]] = {
         "groups_stand_alone": (ComparesPrompts,),
         "is_deterministic": (Jitters,),
         "resumes": (ForgetsItsCalls, KeepsAnObject),
-        "needs_what_it_reads": (ReadsInSecret, NeedsInVain),
+        "needs_what_it_reads": (ReadsInSecret, NeedsInVain, NeedsPairsInVain),
         "leaves_the_batch_alone": (WritesIntoTheBatch,),
     },
     "weighting": {

@@ -92,6 +92,7 @@ class OnlineDpo(UtilityOptimizer):
         self._loss = loss
         self.learn = learn
         self.needs = loss.needs
+        self.max_group = loss.max_group if learn == "all" else None
         self.epochs = loss.epochs
         self.own_learning_rate = loss.own_learning_rate
 

@@ -66,6 +66,12 @@ def _check_rewards(doc: Document, study: Study, optimizer: Optimizer) -> None:
                 "better, and training.pairs.source: samples takes none of the task; set "
                 "source: task"
             )
+        if "pairs" in reward.needs and study.section.training.scale != "none":
+            raise StudyError(
+                f"{doc.where(('training', 'scale'))}: scale: calibrated standardises how the base "
+                f"policy's completions score, and reward {reward.name} (objective "
+                f"{objective.name}) scores preferences only; set scale: none"
+            )
         own = sorted(reward.needs.intersection(_OWN))
         if own and optimizer.learns_from == "pairs":
             raise StudyError(

@@ -591,3 +591,11 @@ def test_a_pair_may_bring_a_prompt_of_its_own_if_it_says_the_split() -> None:
     found = task_candidates(study, "train", dealt(study)["train"])
     assert [c.prompt.id for c in found.usable] == ["own"]
     assert sum(found.skipped.values()) == 1
+
+
+def test_what_the_reference_finds_likely_may_be_learned_from_pairs(run: RunFolder) -> None:
+    """Fluency reads the reference only, so it is a property of the text."""
+    study = new_study("objectives.a={reward: fluency, bounds: [-9, 0]}")
+    metrics = new_trial(study, run).train_step()
+    assert metrics["flat_groups/a"] == 0.0
+    assert metrics["gradient_norm"] > 0

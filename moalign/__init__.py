@@ -38,6 +38,8 @@ from moalign.errors import (
 )
 from moalign.functions import reward
 from moalign.hookspecs import hookimpl
+from moalign.optimizers.clipped import ClippedOptimizer
+from moalign.optimizers.preferences import PairwiseOptimizer
 from moalign.types import (
     BASE,
     SPLITS,
@@ -80,6 +82,7 @@ __all__ = [
     "SPLITS",
     "Batch",
     "Choice",
+    "ClippedOptimizer",
     "Completions",
     "Component",
     "ContractError",
@@ -101,6 +104,7 @@ __all__ = [
     "Optimizer",
     "OptionError",
     "Pair",
+    "PairwiseOptimizer",
     "Parameter",
     "PluginError",
     "PolicySource",

@@ -417,7 +417,6 @@ def test_a_bad_nested_component_is_a_sentence(options: Mapping[str, Any], senten
 
 def _positional(self: Any, limit: int, /) -> None: ...
 def _several(self: Any, *limits: int) -> None: ...
-def _anything(self: Any, **limits: int) -> None: ...
 def _untyped(self: Any, limit=3) -> None: ...
 def _unresolved(self: Any, limit: Elsewhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
 def _opaque(self: Any, limit: Callable[[], int] | Opaque) -> None: ...
@@ -439,7 +438,6 @@ class Opaque:
             "option; *args and **kwargs have no names and types",
         ),
         (_several, "constructor argument 'limits' must be an ordinary keyword argument"),
-        (_anything, "constructor argument 'limits' must be an ordinary keyword argument"),
         (_untyped, "option 'limit' has no type hint; options are checked by it"),
         (
             _unresolved,
@@ -466,6 +464,31 @@ def test_a_class_that_breaks_the_rules_is_a_sentence(constructor: Any, sentence:
     with pytest.raises(PluginError) as caught:
         check_class(broken)
     assert f"{__name__}.Broken: {sentence}" in str(caught.value)
+
+
+def test_further_options_are_those_of_the_base_class() -> None:
+    class Wider(Plain):
+        def __init__(self, *, slack: Annotated[float, Gt(0)] = 0.5, **plain: Any) -> None:
+            super().__init__(**plain)
+
+    class Stricter(Wider):
+        def __init__(self, *, limit: int = 9, **wider: Any) -> None:
+            super().__init__(limit=limit, **wider)
+
+    own = {option.name: option.default for option in options_of(Plain)}
+    assert {o.name: o.default for o in options_of(Wider)} == {"slack": 0.5, **own}
+    assert {o.name: o.default for o in options_of(Stricter)} == {"slack": 0.5, **own, "limit": 9}
+    assert refused(Stricter, {"slack": 0}).startswith(
+        "reward plain: option 'slack' should be float"
+    )
+
+
+def test_options_that_no_base_class_takes_are_refused() -> None:
+    def anything(self: Any, **limits: int) -> None: ...
+
+    members = {"name": "broken", "__init__": anything, "score": Plain.score}
+    with pytest.raises(PluginError, match=r"'limits' must be an ordinary keyword argument"):
+        check_class(type("Broken", (Reward,), members))
 
 
 def test_a_class_that_keeps_the_rules_passes() -> None:

@@ -171,7 +171,7 @@ MISTAKES = [
         "bounds, 0 to 0.5; move the threshold or widen `bounds`",
     ),
     ("reward: one}", "reward: free, bounds: [-9, 0], at_least: 2}", "threshold of 2 lies outside"),
-    ("optimizer: pairwise", "optimizer: pairs", "learns from pairs; this version trains from roll"),
+    ("optimizer: pairwise", "optimizer: pairs", "pairs rolls nothing out; use one that"),
     ("optimizer: pairwise", "optimizer: valued", "needs 'values', which nothing provides"),
     ("policy: blank", "policy: conditioned", "does not follow them (it does not declare 'condit"),
     ("rungs: [5, 10]", "rungs: [10, 5]", "rungs must rise; found [10, 5]"),

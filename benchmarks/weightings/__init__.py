@@ -5,24 +5,14 @@ python -m benchmarks.weightings --full     # all tasks, 3 seeds, 5 preferences: 
 
 Ctrl-C stops; the same command goes on. ``--plan`` says what would run and trains nothing,
 ``--report`` writes the report of what is there; ``--bed arithmetic`` runs one task, and
-``--report FILE FILE`` makes one report of several documents. One concept, one file:
+``--report FILE FILE`` makes one report of several documents. What comparisons share is in
+``benchmarks/comparison``; here one concept, one file:
 
 ==============  ====================================================================
-plan.py         the grid of cells: beds, weightings with their options, preferences
-budget.py       how long a cell may train
-train.py        one cell, from the base policy to its measurements
-cells.py        what a cell leaves behind, as a file
-work.py         base policies, worker processes, what is done already
-progress.py     the progress bar and the time that is left
-results.py      all cells as one compact document, which the report is made of
-measures.py     the numbers: utility, volume, hull, speed, violation
+plan.py         the beds, and weightings with their options
 claims.py       what was published, as data, and whether it was seen
 report.py       the tables and the text
-picture.py      the picture
+families.py     what each family of prompts gets
 two_families.*  the study in which two kinds of prompts want different things
 ==============  ====================================================================
 """
-
-from moalign.cli.common import quiet_libraries
-
-quiet_libraries()  # before they are imported: their progress bars would break into ours

@@ -7,21 +7,17 @@ interval stands alone: of twenty differences that are none, one is expected to l
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
-from benchmarks.weightings import measures
-from benchmarks.weightings.measures import Difference, Numbers
+import numpy as np
+
+from benchmarks.comparison import measures
+from benchmarks.comparison.measures import Difference, Numbers, normalised
+from benchmarks.comparison.results import Arena, Results
+from benchmarks.comparison.verdicts import Verdict, judge, judge_alike
 from benchmarks.weightings.plan import AGAIN, FAMILIES, FIXED
-from benchmarks.weightings.results import Arena, Results
-
-Verdict = Literal["seen", "opposite seen", "not decided", "one seed", "not run"]
-
-ALIKE: Final = 0.02
-"""Two policies are alike if their objectives are this close, in units of the bounds: about the
-standard error of a rate on 512 completions."""
 
 
 @dataclass(frozen=True)
@@ -171,9 +167,9 @@ def findings(
     for claim in CLAIMS:
         for entry in claim.entries:
             if claim.measure == "apart":
-                apart = measures.apart(results, arena, entry, claim.against)
-                difference = measures.interval(apart)
-                verdict = _alike(difference)
+                gaps = apart(results, arena, entry, claim.against)
+                difference = measures.interval(gaps)
+                verdict = judge_alike(difference)
             else:
                 difference = measures.against(numbers, entry, claim.against, claim.measure)
                 verdict = judge(difference, higher=claim.higher)
@@ -194,26 +190,24 @@ def family_findings(
     return found
 
 
-def judge(difference: Difference, *, higher: bool = True) -> Verdict:
-    """Return the verdict on a difference that is claimed to be above 0, or below it."""
-    if difference.seeds == 0:
-        return "not run"
-    if math.isnan(difference.low):
-        return "one seed"
-    low, high = difference.low, difference.high
-    if not higher:
-        low, high = -high, -low
-    if low > 0:
-        return "seen"
-    return "opposite seen" if high < 0 else "not decided"
+def apart(results: Results, arena: Arena, entry: str, other: str) -> list[float]:
+    """Return, per seed, how far two entries are apart on validation at equal numbers and steps.
 
-
-def _alike(distance: Difference) -> Verdict:
-    """Return the verdict on a distance that is claimed to be none."""
-    if distance.seeds == 0:
-        return "not run"
-    if math.isnan(distance.low):
-        return "one seed"
-    if distance.high < ALIKE:
-        return "seen"
-    return "opposite seen" if distance.low > ALIKE else "not decided"
+    The mean absolute difference over cells, moments and objectives, in units of the bounds.
+    """
+    found = []
+    for seed in results.seeds(arena.name):
+        theirs = {
+            (c.number, moment[0]): moment[2:]
+            for c in results.of(arena.name, other, seed)
+            for moment in c.moments
+        }
+        gaps = [
+            np.abs(normalised(arena, m[2:]) - normalised(arena, theirs[c.number, m[0]])).mean()
+            for c in results.of(arena.name, entry, seed)
+            for m in c.moments
+            if (c.number, m[0]) in theirs
+        ]
+        if gaps:
+            found.append(float(np.mean(gaps)))
+    return found

@@ -1,56 +1,45 @@
-"""The grid of cells: test beds, weightings with their options, preferences, seeds.
+"""What is compared: test beds, and weightings with their options.
 
-A cell is one training run: (bed, seed, entry, number). An entry is a weighting with its options.
-For one with a preference the number is that of the preference; one without a preference is trained
-as many times, with other random numbers. The number is the trial's too (but for one entry that is
-there to differ), so that at equal numbers all weightings see the same prompts in the same order.
+An entry is a weighting. For one with a preference the number of a cell is that of the preference;
+one without a preference is trained as many times, with other random numbers.
 """
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.comparison.plan import (
+    BASE,
+    CENTRE,
+    NO_SEARCH,
+    Cell,
+    Entry,
+    Ground,
+    Mode,
+    Plan,
+    default_options,
+    digest,
+    usual_preferences,
+)
 from benchmarks.weightings import two_families
 from moalign import plugins
 from moalign.components import Weighting
 from moalign.options import options_of
 from moalign.plugins import Catalogue
-from moalign.study import bundled, space
-from moalign.study.loading import load, with_values
-from moalign.study.study import Study, complete_preference, report_preferences
-from moalign.types import Objective
+from moalign.study import bundled
+from moalign.study.loading import load
+from moalign.study.study import complete_preference
 
 HERE: Final = Path(__file__).parent
-
-BASE: Final = "base policy"
-"""The entry that trains nothing."""
 
 FIXED: Final = "fixed"
 """The entry that gives the budget, the hull and the differences."""
 
 AGAIN: Final = "fixed, again"
 """``fixed`` with other random numbers: what differs between the two is noise."""
-
-CENTRE: Final = 0
-"""The number of the equal preference."""
-
-STRONG: Final = 0.8
-"""Weight of the first objective in the last preference."""
-
-RULE: Final = 1
-"""Goes up when the way cells are trained or measured changes: they are run again then."""
-
-
-NO_SEARCH: Final = ("search.space={}", "search.rungs=[]")
-"""Nothing is searched here, and a weighting may lack what the study's own search asks for."""
 
 
 # --- test beds ---------------------------------------------------------------------------------
@@ -210,33 +199,6 @@ PLACES: Final[Mapping[str, str]] = {"schedule": "end"}
 """Options that take the preference where none is called so: a schedule goes to it from equal."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A weighting with its options.
-
-    Attributes:
-        label: what it is called in tables.
-        weighting: its name.
-        family: see :data:`FAMILIES`.
-        options: as a study gives them, the preference left out.
-        settings: further values of the study, by path.
-        preference: the option that is its preference; None: it has none.
-        numbers: of its cells.
-        shift: added to them for the numbers of the trials.
-        digest: hash of its source.
-    """
-
-    label: str
-    weighting: str
-    family: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    preference: str | None = None
-    numbers: tuple[int, ...] = (CENTRE,)
-    shift: int = 0
-    digest: str = ""
-
-
 def family_of(weighting: str) -> str:
     """Return the family of a weighting."""
     return next((name for name, ours in FAMILIES.items() if weighting in ours), OTHER)
@@ -268,10 +230,10 @@ def entries(
                 cls.name,
                 cls.name,
                 family_of(cls.name),
-                options=default_options(cls, names) | dict(listening),
+                options=default_options(cls, names, OPTIONS) | dict(listening),
                 preference=preference,
                 numbers=repeated if preference is None else asked,
-                digest=digest(cls),
+                digest=digest(cls, "moalign.weightings"),
             )
         )
     known = {entry.label: entry for entry in found}
@@ -288,7 +250,7 @@ def entries(
     ]
     order = [BASE, FIXED, *(name for family in FAMILIES.values() for name in family)]
     places = {name: place for place, name in enumerate(order)}
-    return sorted(found, key=lambda e: (places.get(e.weighting, len(order)), e.label != BASE))
+    return sorted(found, key=lambda e: (places.get(e.component, len(order)), e.label != BASE))
 
 
 def preference_of(cls: type[Weighting]) -> str | None:
@@ -299,96 +261,13 @@ def preference_of(cls: type[Weighting]) -> str | None:
     return "preference" if "preference" in names else names[0] if len(names) == 1 else None
 
 
-def default_options(cls: type[Weighting], names: Sequence[str]) -> dict[str, Any]:
-    """Return the options to build a weighting with: none, unless it asks for some."""
-    if cls.name in OPTIONS:
-        given = OPTIONS[cls.name]
-    elif any(option.required for option in options_of(cls)):
-        given = cls.examples[0]
-    else:
-        return {}
-    letters = dict(zip("abc", names, strict=False))
-    return {option: _in_words(value, letters) for option, value in given.items()}
-
-
-def _in_words(value: Any, names: Mapping[str, str]) -> Any:
-    """Return options with objectives for the letters that stand for them."""
-    if isinstance(value, Mapping):
-        return {names.get(key, key): _in_words(below, names) for key, below in value.items()}
-    if isinstance(value, list | tuple):
-        return [_in_words(item, names) for item in value]
-    return names.get(value, value) if isinstance(value, str) else value
-
-
-def digest(cls: type[Weighting]) -> str:
-    """Return a hash of the files that a weighting is made of, without the contract's own."""
-    files = {
-        Path(inspect.getfile(base))
-        for base in cls.__mro__
-        if base.__module__.startswith(("moalign_plugins", "moalign.weightings", "moalign_plugin_"))
-    }
-    text = b"".join(file.read_bytes() for file in sorted(files))
-    return hashlib.sha256(text).hexdigest()[:16]
-
-
 def preferences(bed: Bed, names: Sequence[str]) -> list[dict[str, float]]:
     """Return the preferences that all weightings are trained and judged by, each summing to 1."""
-    usual = [*report_preferences("default", names), space.corner(names, names[0], STRONG)]
-    return usual + [complete_preference(given, names) for given in bed.further]
+    further = [complete_preference(given, names) for given in bed.further]
+    return usual_preferences(names) + further
 
 
 # --- the plan ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training run."""
-
-    bed: str
-    seed: int
-    entry: str
-    number: int
-
-    def __str__(self) -> str:
-        return f"{self.bed}, seed {self.seed}, {self.entry}, {self.number}"
-
-    @property
-    def file(self) -> Path:
-        """Where its result lies, below the benchmark's folder."""
-        entry = re.sub(r"[^a-z0-9]+", "-", self.entry.lower())
-        return Path(f"{self.bed}-{self.seed}") / "cells" / f"{entry}-{self.number}.json"
-
-    @property
-    def paying(self) -> bool:
-        """Whether its cost is the budget of the others."""
-        return self.entry == FIXED and self.number == CENTRE
-
-    @property
-    def needs_budget(self) -> bool:
-        """Whether it can only begin when the budget is known."""
-        return self.entry != BASE and not self.paying
-
-
-@dataclass(frozen=True)
-class Mode:
-    """How much is compared.
-
-    Attributes:
-        name: part of the report's name.
-        beds: their names.
-        seeds: of the studies.
-        numbers: of the preferences; None: all of them.
-        every: steps between two measurements on validation.
-        sets: ``path=value`` texts that change every study.
-    """
-
-    name: str
-    beds: tuple[str, ...]
-    seeds: tuple[int, ...]
-    numbers: tuple[int, ...] | None = None
-    every: int = 10
-    sets: tuple[str, ...] = ()
-
 
 MODES: Final[Mapping[str, Mode]] = {
     # Equal weights, and .6 on clarity, which pulls against conciseness most.
@@ -398,50 +277,8 @@ MODES: Final[Mapping[str, Mode]] = {
 }
 
 
-@dataclass(frozen=True)
-class Ground:
-    """A bed as it is run: its study, plugins and entries.
-
-    Attributes:
-        bed: what it is made of.
-        study: with seed 0 and ``fixed``.
-        entries: what is compared.
-        every: steps between two measurements on validation.
-    """
-
-    bed: Bed
-    study: Study
-    entries: tuple[Entry, ...]
-    every: int
-
-    @property
-    def names(self) -> list[str]:
-        """The objectives, the order of every K."""
-        return [o.name for o in self.study.train_objectives]
-
-    @property
-    def objectives(self) -> tuple[Objective, ...]:
-        """The objectives."""
-        return self.study.train_objectives
-
-    @cached_property
-    def preferences(self) -> list[dict[str, float]]:
-        """All preferences of the bed."""
-        return preferences(self.bed, self.names)
-
-    @property
-    def asked(self) -> tuple[int, ...]:
-        """Numbers of the preferences that are trained and judged by."""
-        return self.entry(FIXED).numbers
-
-    @property
-    def steps(self) -> int:
-        """Most steps of a cell."""
-        return self.study.section.training.steps
-
-    def entry(self, label: str) -> Entry:
-        """Return an entry by its label."""
-        return next(entry for entry in self.entries if entry.label == label)
+class Weighted(Ground):
+    """A bed as it is run: every cell has the weighting of its entry."""
 
     def values(self, cell: Cell) -> dict[str, Any]:
         """Return what a cell's study has different, by path."""
@@ -451,47 +288,10 @@ class Ground:
             options[entry.preference] = self.preferences[cell.number]
         return {
             "seed": cell.seed,
-            "weighting": {entry.weighting: options},
-            **{f"objectives.{n}.at_least": t for n, t in self.bed.thresholds.items()},
+            "weighting": {entry.component: options},
+            **{f"objectives.{n}.at_least": t for n, t in self.thresholds.items()},
             **entry.settings,
         }
-
-    def trial(self, cell: Cell) -> int:
-        """Return the number of a cell's trial, part of every random key of its training."""
-        return cell.number + self.entry(cell.entry).shift
-
-    def study_of(self, cell: Cell) -> Study:
-        """Return a cell's study, checked.
-
-        Raises:
-            StudyError: its weighting refuses to be used like this.
-        """
-        return with_values(self.study, self.values(cell))
-
-    def key(self, cell: Cell, budget: int | None) -> str:
-        """Return a hash of all that a cell depends on, but for the host's code."""
-        asked = [RULE, self.every, self.study.data, self.values(cell), self.trial(cell), budget]
-        text = json.dumps([asked, self.entry(cell.entry).digest], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All cells of a mode."""
-
-    mode: Mode
-    grounds: Mapping[str, Ground]
-
-    def cells(self) -> Iterator[Cell]:
-        """Yield the cells, seed by seed; what others wait for comes first."""
-        for seed in self.mode.seeds:
-            for name, ground in self.grounds.items():
-                cells = [
-                    Cell(name, seed, entry.label, number)
-                    for entry in ground.entries
-                    for number in entry.numbers
-                ]
-                yield from sorted(cells, key=lambda cell: (not cell.paying, cell.needs_budget))
 
 
 def build(mode: Mode, sets: Sequence[str] = (), only: Sequence[str] = ()) -> Plan:
@@ -505,7 +305,7 @@ def build(mode: Mode, sets: Sequence[str] = (), only: Sequence[str] = ()) -> Pla
     Raises:
         StudyError: a value that the studies do not take.
     """
-    grounds = {}
+    grounds: dict[str, Ground] = {}
     for name in mode.beds:
         bed = BEDS[name]
         catalogue = plugins.load(bed.files)
@@ -514,5 +314,7 @@ def build(mode: Mode, sets: Sequence[str] = (), only: Sequence[str] = ()) -> Pla
         names = [o.name for o in study.train_objectives]
         found = entries(catalogue, bed, names, mode.numbers)
         kept = [e for e in found if not only or e.label in (BASE, FIXED, *only)]
-        grounds[name] = Ground(bed, study, tuple(kept), mode.every)
+        grounds[name] = Weighted(
+            study, tuple(kept), mode.every, FIXED, preferences(bed, names), bed.thresholds
+        )
     return Plan(mode, grounds)

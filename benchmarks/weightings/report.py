@@ -7,21 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from benchmarks import table
-from benchmarks.weightings import claims, measures
-from benchmarks.weightings.claims import Finding, Verdict
-from benchmarks.weightings.measures import Difference, Numbers
-from benchmarks.weightings.plan import BASE, CENTRE, FIXED
-from benchmarks.weightings.results import Arena, Results
+from benchmarks.comparison import measures, words
+from benchmarks.comparison.measures import Numbers
+from benchmarks.comparison.plan import BASE, CENTRE
+from benchmarks.comparison.results import Arena, Results
+from benchmarks.comparison.verdicts import SAID, Verdict
+from benchmarks.comparison.words import signed
+from benchmarks.weightings import claims
+from benchmarks.weightings.claims import Finding
+from benchmarks.weightings.families import family_utilities
+from benchmarks.weightings.plan import FIXED
 from benchmarks.weightings.two_families import WANTS
 from moalign.reporting.pick import say, share
-
-SAID: Final[Mapping[Verdict, str]] = {
-    "seen": "**seen**",
-    "opposite seen": "**the opposite was seen**",
-    "not decided": "not decided",
-    "one seed": "one seed: no interval",
-    "not run": "not run",
-}
 
 COLUMNS: Final = (
     ("utility", "expected utility", 3),
@@ -47,7 +44,7 @@ def write(results: Results, pictures: Mapping[str, str]) -> str:
         pictures: file names by bed.
     """
     usual = [arena for arena in results.arenas if arena.name != "two-families"]
-    numbers = {arena.name: measures.of_arena(results, arena) for arena in results.arenas}
+    numbers = {arena.name: measures.of_arena(results, arena, FIXED) for arena in results.arenas}
     found = [f for arena in usual for f in claims.findings(results, arena, numbers[arena.name])]
     parts = _introduction(results)
     if found:
@@ -57,7 +54,7 @@ def write(results: Results, pictures: Mapping[str, str]) -> str:
     for arena in results.arenas:
         if arena not in usual:
             parts += _families(results, arena, pictures.get(arena.name))
-    parts += _not_run(results)
+    parts += words.not_run(results, "weighting")
     return table.page("Weightings, compared at equal tokens", parts, results.facts)
 
 
@@ -73,7 +70,8 @@ def _introduction(results: Results) -> list[str]:
         "steer split, steer batches, further backward passes) is charged to it; what it learns "
         "once, before training (an adapter), is not. The budget is what "
         "`fixed` spends at equal weights in all its steps; no run takes more steps than that. "
-        f"Measuring on validation every {_every(results)} steps is the benchmark's own, and free.",
+        f"Measuring on validation every {words.every(results, FIXED)} steps is the benchmark's "
+        "own, and free.",
         "A weighting with a preference is trained once per preference; one without (marked *) is "
         "trained as many times with other random numbers, and lets every preference take what "
         "suits it. Points are chosen and kept by validation and reported on test, in units of the "
@@ -96,14 +94,7 @@ def _introduction(results: Results) -> list[str]:
         "units, each by itself: of twenty differences that are none, one is expected to look like "
         "one, and no correction for that could leave anything standing with three seeds.",
     ]
-    if results.missing:
-        parts.append(f"**Unfinished: {results.missing} cells have not been run yet.**")
-    return parts
-
-
-def _every(results: Results) -> int:
-    steps = [cell.moments[0][0] for cell in results.trained if cell.entry == FIXED]
-    return int(min(steps, default=0))
+    return parts + words.unfinished(results)
 
 
 # --- claims ------------------------------------------------------------------------------------
@@ -121,7 +112,7 @@ def _claims(found: Sequence[Finding]) -> list[str]:
                 finding.bed,
                 finding.entry,
                 f"{claim.says_measure}, against `{claim.against}`",
-                _signed(finding.difference),
+                signed(finding.difference),
                 SAID[finding.verdict],
             ]
             for finding in ours
@@ -169,29 +160,21 @@ def _bed(
     ]
     if picture:
         parts.append(f"![The points of every weighting on {arena.name}]({picture})")
-    labels = [kind.label for kind in arena.kinds]
-    order = sorted(labels, key=lambda label: -_or_least(numbers, label))
     header = [
         "weighting",
-        *(words for _, words, _ in COLUMNS[:1]),
+        *(said for _, said, _ in COLUMNS[:1]),
         f"minus {FIXED}",
-        *(words for _, words, _ in COLUMNS[1:]),
+        *(said for _, said, _ in COLUMNS[1:]),
         "steps to 90 %",
         "budget to 90 %",
         f"mean {'/'.join(arena.objectives)}",
     ]
     rows = [
         [*_row(arena, numbers, label), _weights(results, arena, label)]
-        for label in order
-        if measures.over_seeds(numbers, label, "utility").seeds
+        for label in words.by_utility(numbers, arena)
     ]
-    parts += [table.markdown(header, rows), *_hull(numbers), _options(arena)]
+    parts += [table.markdown(header, rows), *_hull(numbers), words.options(arena, "weighting")]
     return parts
-
-
-def _or_least(numbers: Mapping[tuple[str, int], Numbers], label: str) -> float:
-    value = measures.over_seeds(numbers, label, "utility").value
-    return -math.inf if math.isnan(value) else value
 
 
 def _row(arena: Arena, numbers: Mapping[tuple[str, int], Numbers], label: str) -> list[str]:
@@ -202,15 +185,9 @@ def _row(arena: Arena, numbers: Mapping[tuple[str, int], Numbers], label: str) -
         own = label == FIXED and measure == "beyond"  # of its own hull
         cells.append("" if own or math.isnan(mean.value) else f"{mean.value:,.{places}f}")
     difference = measures.against(numbers, label, FIXED, "utility")
-    compared = "" if label == FIXED else _signed(difference)
+    compared = "" if label == FIXED else signed(difference)
     mark = "" if kind.preference or label == BASE else " *"
-    speeds = [] if label != BASE else ["", ""]
-    if label != BASE:
-        seeds = sum(1 for name, _ in numbers if name == label)
-        for measure, places in (("steps to 90 %", 0), ("budget to 90 %", 2)):
-            mean = measures.over_seeds(numbers, label, measure)
-            some = f" ({mean.seeds} of {seeds})" if mean.seeds < seeds else ""
-            speeds.append(f"{mean.value:.{places}f}{some}" if mean.seeds else "never")
+    speeds = ["", ""] if label == BASE else words.speeds(numbers, label)
     return [label + mark, cells[0], compared, *cells[1:], *speeds]
 
 
@@ -249,27 +226,11 @@ def _hull(numbers: Mapping[tuple[str, int], Numbers]) -> list[str]:
     ]
 
 
-def _options(arena: Arena) -> str:
-    rows = [
-        [kind.label, kind.family, _said(kind.options), _said(kind.settings)]
-        for kind in arena.kinds
-        if kind.options or kind.settings
-    ]
-    if not rows:
-        return "All weightings have their default options."
-    header = ["weighting", "family", "options", "settings of the study"]
-    return "Options that are not the defaults:\n\n" + table.markdown(header, rows)
-
-
-def _said(values: Mapping[str, object]) -> str:
-    return ", ".join(f"{name}: {value}" for name, value in values.items())
-
-
 # --- two families ------------------------------------------------------------------------------
 
 
 def _families(results: Results, arena: Arena, picture: str | None) -> list[str]:
-    numbers = measures.family_utilities(results, arena, WANTS)
+    numbers = family_utilities(results, arena, WANTS)
     families = list(WANTS)
     wants = "; ".join(
         f"`{family}` wants {' and '.join(f'{share(w)} {name}' for name, w in weights.items())}"
@@ -281,7 +242,7 @@ def _families(results: Results, arena: Arena, picture: str | None) -> list[str]:
         if values[0].seeds:
             differences = [
                 "" if kind.label in (FIXED, BASE) else
-                _signed(measures.against(numbers, kind.label, FIXED, name))
+                signed(measures.against(numbers, kind.label, FIXED, name))
                 for name in (*families, "mean")
             ]  # fmt: skip
             pairs = zip(values, differences, strict=True)
@@ -296,7 +257,7 @@ def _families(results: Results, arena: Arena, picture: str | None) -> list[str]:
         table.markdown(["weighting", *families, "mean"], rows),
     ]
     told = [
-        f"- {finding.entry}, {family}: {_signed(finding.difference)}, {SAID[finding.verdict]}"
+        f"- {finding.entry}, {family}: {signed(finding.difference)}, {SAID[finding.verdict]}"
         for family, finding in claims.family_findings(arena, numbers, families)
     ]
     claim = claims.FAMILY_CLAIM
@@ -304,31 +265,3 @@ def _families(results: Results, arena: Arena, picture: str | None) -> list[str]:
     if picture:
         parts.append(f"![What each family gets by its own objective]({picture})")
     return [*parts, says + "\n\n" + "\n".join(told)]
-
-
-# --- the rest ----------------------------------------------------------------------------------
-
-
-def _not_run(results: Results) -> list[str]:
-    if not results.broken:
-        return []
-    reasons: dict[tuple[str, str, str], int] = {}
-    for cell in results.broken:
-        key = (cell.entry, cell.bed, cell.reason)
-        reasons[key] = reasons.get(key, 0) + 1
-    rows = [
-        [entry, bed, count, " ".join(reason.split())]
-        for (entry, bed, reason), count in reasons.items()
-    ]
-    return [
-        "## What could not be run",
-        table.markdown(["weighting", "task", "cells", "reason"], rows),
-    ]
-
-
-def _signed(difference: Difference) -> str:
-    if difference.seeds == 0:
-        return ""
-    if math.isnan(difference.low):
-        return f"{difference.value:+.3f}"
-    return f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"

@@ -31,7 +31,7 @@ from moalign.training.preferences import Written, sampled_texts, uniform
 from moalign.training.preparation import preparation
 from moalign.training.scoring import Column
 from moalign.training.splits import measured_prompts, needed_splits, split_prompts
-from moalign.types import Cost
+from moalign.types import Cost, Prompt
 
 _PREPARED = "prepared"
 
@@ -235,6 +235,28 @@ def prepared(study: Study, run: RunFolder, progress: Progress = _silent) -> dict
     return checkpoint.load_state(folder, _PREPARED)
 
 
+def samples_folder(study: Study, run: RunFolder) -> Path | None:
+    """Return where the base policy's samples are cached; None if nothing learns from them."""
+    section = study.section.training.pairs
+    if section.source == "task" or study.new_optimizer().learns_from == "rollouts":
+        return None
+    recipe = {
+        "base": base_folder(study, run).name,
+        "task": study.data["task"],
+        "prompts": [(p.id, p.text) for p in _sampled_prompts(study)],
+        "condition": uniform(study),
+        "samples": section.samples,
+        "rollout": study.data["rollout"],
+        "seed": study.seed,
+    }
+    return run.artifacts / f"samples-{_digest(recipe)}"
+
+
+def _sampled_prompts(study: Study) -> list[Prompt]:
+    prompts = split_prompts(study.task, ("train",))["train"]
+    return measured_prompts(prompts, study.section.training.pairs.prompts, study.seed)
+
+
 def samples(
     study: Study, run: RunFolder, progress: Progress = _silent
 ) -> dict[str, list[Written]] | None:
@@ -251,27 +273,16 @@ def samples(
     Raises:
         RecordError: it cannot be written, or not be read.
     """
-    section = study.section.training.pairs
-    if section.source == "task" or study.new_optimizer().learns_from == "rollouts":
+    folder = samples_folder(study, run)
+    if folder is None:
         return None
-    prompts = split_prompts(study.task, ("train",))["train"]
-    chosen = measured_prompts(prompts, section.prompts, study.seed)
-    recipe = {
-        "base": base_folder(study, run).name,
-        "task": study.data["task"],
-        "prompts": [(p.id, p.text) for p in chosen],
-        "condition": uniform(study),
-        "samples": section.samples,
-        "rollout": study.data["rollout"],
-        "seed": study.seed,
-    }
-    folder = run.artifacts / f"samples-{_digest(recipe)}"
     _remember(run, folder.name, run.prepared_artifact(folder.name))
     if not folder.is_dir():
         beside = folder.with_name(f".{folder.name}.{os.getpid()}")
         shutil.rmtree(beside, ignore_errors=True)
         policy = base_policy(study, run, {})
-        written, cost = sampled_texts(study, policy, chosen, section.samples, progress)
+        chosen, count = _sampled_prompts(study), study.section.training.pairs.samples
+        written, cost = sampled_texts(study, policy, chosen, count, progress)
         try:
             beside.mkdir(parents=True)
             texts = {name: [(c.text, c.finished) for c in cs] for name, cs in written.items()}

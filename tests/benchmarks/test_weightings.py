@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.weightings import cells, claims, measures, plan, results, two_families, work
-from benchmarks.weightings.__main__ import publish
-from benchmarks.weightings.budget import goes_on, tokens
-from benchmarks.weightings.measures import Difference
-from benchmarks.weightings.picture import outline
-from benchmarks.weightings.plan import AGAIN, BASE, BEDS, FIXED, MODES, Cell
-from benchmarks.weightings.progress import View
-from benchmarks.weightings.results import Arena, Kind, Results, Trained
-from benchmarks.weightings.train import Job, run_cell
-from benchmarks.weightings.work import Desk
+from benchmarks.comparison import cells, measures, results, verdicts, work
+from benchmarks.comparison.budget import goes_on, tokens
+from benchmarks.comparison.measures import Difference
+from benchmarks.comparison.picture import outline
+from benchmarks.comparison.plan import BASE, Cell
+from benchmarks.comparison.progress import View
+from benchmarks.comparison.results import Arena, Kind, Results, Trained
+from benchmarks.comparison.train import Job, run_cell
+from benchmarks.comparison.work import Desk
+from benchmarks.weightings import claims, families, plan, two_families
+from benchmarks.weightings.__main__ import COMPARISON
+from benchmarks.weightings.plan import AGAIN, BEDS, FIXED, MODES
 from moalign import plugins
 from moalign.errors import NonFiniteError, StudyError
 from moalign.types import Cost, SegmentTask
@@ -29,6 +31,7 @@ from moalign_plugins.executors.local import Local
 
 NAMES = ["accuracy", "conciseness", "clarity"]
 FEW = ("lagrangian", "maxmin")
+publish = COMPARISON.publish
 
 NEW_PLUGIN = '''
 from moalign import Weighting, Weights, hookimpl
@@ -62,7 +65,7 @@ def quick() -> plan.Plan:
 
 
 def test_every_weighting_is_compared(quick: plan.Plan) -> None:
-    compared = {entry.weighting for entry in quick.grounds["arithmetic"].entries}
+    compared = {entry.component for entry in quick.grounds["arithmetic"].entries}
     assert compared == set(plugins.load().names("weighting"))
     listed = [name for names in plan.FAMILIES.values() for name in names]
     assert len(listed) == len(set(listed))
@@ -97,9 +100,9 @@ def test_only_the_measure_of_noise_has_other_random_numbers(quick: plan.Plan) ->
 
 def test_what_others_wait_for_comes_first(quick: plan.Plan) -> None:
     ordered = list(quick.cells())
-    assert ordered[0].paying
-    assert not ordered[1].needs_budget
-    assert all(cell.needs_budget for cell in ordered[2:])
+    assert quick.pays(ordered[0])
+    assert not quick.needs_budget(ordered[1])
+    assert all(quick.needs_budget(cell) for cell in ordered[2:])
     assert len({cell.file for cell in ordered}) == len(ordered)
 
 
@@ -412,7 +415,7 @@ def synthetic(seeds: int = 3) -> Results:
 
 def test_numbers_of_an_entry() -> None:
     found = synthetic(1)
-    numbers = measures.of_arena(found, found.arenas[0])
+    numbers = measures.of_arena(found, found.arenas[0], FIXED)
     own = numbers["pbi", 0]
     # (.8, .7) at equal weights; of (.8, .7) and (.9, .6) the latter at (.8, .2).
     assert own["utility"] == pytest.approx((0.75 + 0.84) / 2)
@@ -423,7 +426,7 @@ def test_numbers_of_an_entry() -> None:
     assert own["spent"] == 1.0
     assert numbers[BASE, 0]["utility"] == pytest.approx(0.2)
     incomplete = replace(found, trained=[c for c in found.trained if c.number == 0])
-    assert ("pbi", 0) not in measures.of_arena(incomplete, incomplete.arenas[0])
+    assert ("pbi", 0) not in measures.of_arena(incomplete, incomplete.arenas[0], FIXED)
 
 
 def test_intervals_are_students_over_seeds() -> None:
@@ -452,8 +455,8 @@ def test_intervals_are_students_over_seeds() -> None:
 )
 def test_verdicts(low: float, high: float, higher: bool, expected: str) -> None:
     difference = Difference((low + high) / 2, low, high, 3)
-    assert claims.judge(difference, higher=higher) == expected
-    assert claims.judge(Difference(math.nan, math.nan, math.nan, 0)) == "not run"
+    assert verdicts.judge(difference, higher=higher) == expected
+    assert verdicts.judge(Difference(math.nan, math.nan, math.nan, 0)) == "not run"
 
 
 def test_claims_name_what_is_compared(quick: plan.Plan) -> None:
@@ -465,7 +468,7 @@ def test_claims_name_what_is_compared(quick: plan.Plan) -> None:
 
 def test_a_gain_beyond_the_hull_is_seen(tmp_path: Path) -> None:
     found = synthetic()
-    numbers = measures.of_arena(found, found.arenas[0])
+    numbers = measures.of_arena(found, found.arenas[0], FIXED)
     verdicts = {
         (f.claim.measure, f.entry): f.verdict
         for f in claims.findings(found, found.arenas[0], numbers)
@@ -496,9 +499,9 @@ def test_one_seed_decides_nothing(tmp_path: Path) -> None:
 def test_policies_that_train_alike_are_no_distance_apart() -> None:
     found = synthetic()
     bed = found.arenas[0]
-    assert measures.apart(found, bed, FIXED, FIXED) == [0.0, 0.0, 0.0]
-    assert min(measures.apart(found, bed, FIXED, "pbi")) > 0.05
-    assert not measures.apart(found, bed, "none", FIXED)
+    assert claims.apart(found, bed, FIXED, FIXED) == [0.0, 0.0, 0.0]
+    assert min(claims.apart(found, bed, FIXED, "pbi")) > 0.05
+    assert not claims.apart(found, bed, "none", FIXED)
 
 
 def test_from_cells_to_a_page(tmp_path: Path) -> None:
@@ -507,7 +510,7 @@ def test_from_cells_to_a_page(tmp_path: Path) -> None:
     found = results.gather(Desk(whole, tmp_path / "runs"), "part")
     assert len(found.trained) == 3 * (1 + 3 * 5)
     assert found.arenas[0].budgets == {0: 4000, 1: 4000, 2: 4000}
-    numbers = measures.of_arena(found, found.arenas[0])
+    numbers = measures.of_arena(found, found.arenas[0], FIXED)
     higher = measures.against(numbers, "lagrangian", "maxmin", "utility")
     assert higher.value == pytest.approx(0.05)
     assert (higher.low, higher.high) == pytest.approx((0.05, 0.05))
@@ -573,7 +576,7 @@ def test_families_are_judged_by_their_own_objective() -> None:
             cell("pbi", 0, [0.9, 0.9, 0.0], [0.8, 0.1, 0.8]),
         ],
     )
-    numbers = measures.family_utilities(found, bed, two_families.WANTS)
+    numbers = families.family_utilities(found, bed, two_families.WANTS)
     assert numbers[FIXED, 0] == pytest.approx(
         {"brief": 0.6, "steps": 0.6, "mean": 0.6, "number": 0.0}
     )

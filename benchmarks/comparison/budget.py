@@ -1,11 +1,12 @@
 """How long a cell may train: at most the study's steps, and at most a number of tokens.
 
-The budget of a task and a seed is what ``fixed`` spends there at equal weights in all its steps.
-Whatever a weighting asks for is charged to it as the host counts it: measurements on the steer
-split, steer batches, further backward passes. So a weighting that looks more takes fewer steps.
+The budget of a task and a seed is what one entry, the payer (``fixed``, ``grpo``), spends there at
+equal weights in all its steps. Whatever an entry asks for is charged to it as the host counts it:
+measurements on the steer split, steer batches, further passes. So one that looks more takes fewer
+steps.
 
-One that writes less than ``fixed`` keeps some of its budget: it takes no more than the full number
-of steps, so that schedules end where they say.
+One whose steps are cheaper than the payer's keeps some of its budget, unless its entry has a larger
+number of steps: no cell takes more than its number, so that schedules end where they say.
 """
 
 from __future__ import annotations

@@ -6,17 +6,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from benchmarks.weightings import cells
-from benchmarks.weightings.budget import tokens
-from benchmarks.weightings.cells import Done, Failed
-from benchmarks.weightings.plan import BASE, CENTRE, FIXED, Cell, Plan
-from benchmarks.weightings.progress import View
-from benchmarks.weightings.train import Job
+from benchmarks.comparison import cells
+from benchmarks.comparison.budget import tokens
+from benchmarks.comparison.cells import Done, Failed
+from benchmarks.comparison.plan import BASE, Cell, Plan
+from benchmarks.comparison.progress import View
+from benchmarks.comparison.train import Job
 from moalign.components import Executor, SegmentFunction
 from moalign.errors import MoalignError
 from moalign.search.artifacts import ensure_base
 from moalign.search.folders import RunFolder
-from moalign.types import SegmentDone, SegmentTask, Start, StepEvent, WorkerEvent
+from moalign.types import Cost, SegmentDone, SegmentTask, Start, StepEvent, WorkerEvent
 
 ATTEMPTS: Final = 2
 """A cell whose worker died is run once more."""
@@ -35,6 +35,7 @@ class Desk:
         self.plan = plan
         self.folder = folder
         self.budgets: dict[tuple[str, int], int] = {}
+        self.samples: dict[tuple[str, int], Cost] = {}
 
     def file(self, cell: Cell) -> Path:
         """Return where a cell's result lies."""
@@ -46,15 +47,38 @@ class Desk:
 
     def budget(self, cell: Cell) -> int | None:
         """Return a cell's budget; None if it has no limit, or none yet."""
-        return self.budgets.get((cell.bed, cell.seed)) if cell.needs_budget else None
+        if not self.plan.needs_budget(cell):
+            return None
+        whole = self.budgets.get((cell.bed, cell.seed))
+        share = self.plan.grounds[cell.bed].entry(cell.entry).share
+        return None if whole is None else round(share * whole)
+
+    def before(self, cell: Cell) -> Cost | None:
+        """Return what a cell is charged before its first step; None if it is not known yet.
+
+        The samples of a bed and seed, divided evenly among an entry's cells.
+        """
+        ground = self.plan.grounds[cell.bed]
+        entry, place = ground.entry(cell.entry), (cell.bed, cell.seed)
+        if not entry.samples:
+            return Cost()
+        if place not in self.samples:
+            found = ground.sampled(*place, self.run(*place))
+            if found is None:
+                return None
+            self.samples[place] = found
+        parts = self.samples[place].to_json()
+        return Cost(**{name: round(spent / len(entry.numbers)) for name, spent in parts.items()})
 
     def ready(self, cell: Cell) -> bool:
         """Return True if a cell can be run."""
-        return not cell.needs_budget or self.budget(cell) is not None
+        known = not self.plan.needs_budget(cell) or self.budget(cell) is not None
+        return known and self.before(cell) is not None
 
     def key(self, cell: Cell) -> str:
         """Return what a cell's result has to carry to count as done."""
-        return self.plan.grounds[cell.bed].key(cell, self.budget(cell))
+        ground = self.plan.grounds[cell.bed]
+        return ground.key(cell, self.budget(cell), self.before(cell))
 
     def done(self, cell: Cell) -> Done | None:
         """Return a cell's result if it is done and still holds."""
@@ -65,24 +89,27 @@ class Desk:
 
     def book(self, cell: Cell, done: Done) -> None:
         """Take note of a cell's result: the budget of the others, if it pays for them."""
-        if cell.paying:
+        if self.plan.pays(cell):
             self.budgets[cell.bed, cell.seed] = tokens(done.cost)
 
     def task(self, cell: Cell, number: int, attempt: int) -> SegmentTask:
         """Return what a worker is told.
 
         Raises:
-            MoalignError: the weighting cannot be used on this bed.
+            MoalignError: what is compared cannot be used on this bed.
         """
         ground = self.plan.grounds[cell.bed]
+        study = ground.study_of(cell)
+        steps, before = study.section.training.steps, self.before(cell) or Cost()
         job = Job(
-            data=ground.study_of(cell).data,
+            data=study.data,
             number=ground.trial(cell),
-            steps=0 if cell.entry == BASE else ground.steps,
+            steps=0 if cell.entry == BASE else steps,
             budget=self.budget(cell),
             every=ground.every,
             key=self.key(cell),
             file=str(self.file(cell)),
+            before=(before.generated, before.forwarded, before.backwarded),
         )
         files = tuple((f.path, f.sha256) for f in ground.study.catalogue.files)
         run = self.run(cell.bed, cell.seed).path
@@ -92,8 +119,8 @@ class Desk:
             asdict(job),
             Start(),
             since=0,
-            until=ground.steps,
-            total=ground.steps,
+            until=steps,
+            total=steps,
             split="test",
             attempt=attempt,
             plugins=files,
@@ -101,17 +128,17 @@ class Desk:
 
 
 def build_bases(desk: Desk, view: View) -> None:
-    """Build the base policies that are not there yet, each with all threads."""
+    """Build the base policies and samples that are not there yet, each with all threads."""
     for seed in desk.plan.mode.seeds:
         for name, ground in desk.plan.grounds.items():
             run = desk.run(name, seed)
             run.path.mkdir(parents=True, exist_ok=True)
-            study = ground.study_of(Cell(name, seed, FIXED, CENTRE))
 
             def told(share: float, words: str, name: str = name, seed: int = seed) -> None:
                 view.base(name, seed, share, words)
 
-            ensure_base(study, run, told)
+            for cell in ground.foundations(name, seed):
+                ensure_base(ground.study_of(cell), run, told)
 
 
 def run_cells(desk: Desk, executor: Executor, segment: SegmentFunction, view: View) -> None:
@@ -149,7 +176,8 @@ class _Floor:
             ready = [cell for cell in self.waiting if self.desk.ready(cell)]
             if not ready and not self.running:
                 for cell in self.waiting:
-                    self._fails(cell, f"{FIXED} at equal weights failed, so there is no budget")
+                    payer = self.desk.plan.grounds[cell.bed].payer
+                    self._fails(cell, f"{payer} at equal weights failed, so there is no budget")
                 return
             for cell in ready[:room]:
                 self.waiting.remove(cell)
@@ -198,7 +226,7 @@ class _Floor:
             return
         self.desk.book(cell, done)
         self.view.ended(cell, done)
-        if cell.paying:
+        if self.desk.plan.pays(cell):
             self._leave_out_what_is_done()
 
     def _fails(self, cell: Cell, reason: str, detail: str = "") -> None:

@@ -1,21 +1,21 @@
-"""The picture: per bed, the points of every family of weightings beside the hull of ``fixed``.
+"""The picture: per bed, the points of every family of entries beside the hull of one entry.
 
 A row per family, a column per pair of objectives; a point is the mean over the seeds of an entry's
-policy on test. The polygon is what mixtures of the ``fixed`` policies reach.
+policy on test. The polygon is what mixtures of that one's policies reach.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from benchmarks.weightings.measures import Floats, family_numbers, normalised
-from benchmarks.weightings.plan import BASE, FIXED
-from benchmarks.weightings.results import Arena, Results
+from benchmarks.comparison.measures import Floats, normalised
+from benchmarks.comparison.plan import BASE
+from benchmarks.comparison.results import Arena, Results
 from moalign.reporting.plots import ACCENT, BASE_COLOUR, FAINT, GRID, INK, MUTED
 
 if TYPE_CHECKING:
@@ -28,17 +28,23 @@ COLOURS: Final = (
 MARKS: Final = "osD^vP*X"
 
 
-def draw(results: Results, arena: Arena) -> bytes | None:
-    """Return a PNG file; None if there is nothing to draw."""
+def draw(results: Results, arena: Arena, rival: str) -> bytes | None:
+    """Return a PNG file; None if there is nothing to draw.
+
+    Args:
+        results: the document.
+        arena: the bed.
+        rival: the entry whose policies make the hull.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    kinds = [k for k in arena.kinds if k.label not in (BASE, FIXED)]
+    kinds = [k for k in arena.kinds if k.label not in (BASE, rival)]
     drawn = {k.label: points(results, arena, k.label) for k in kinds}
     families = list(dict.fromkeys(k.family for k in kinds if len(drawn[k.label])))
     pairs = list(combinations(range(len(arena.objectives)), 2))
-    fixed_NK = points(results, arena, FIXED)
-    if not families or not len(fixed_NK) or not pairs:
+    hull_NK = points(results, arena, rival)
+    if not families or not len(hull_NK) or not pairs:
         return None
     size = (4.0 * len(pairs) + 2.6, 2.9 * len(families) + 0.9)
     figure = Figure(figsize=size, dpi=90)
@@ -49,9 +55,9 @@ def draw(results: Results, arena: Arena) -> bytes | None:
     for place, (row, family) in enumerate(zip(grid, families, strict=True), start=1):
         ours = [k for k in kinds if k.family == family and len(drawn[k.label])]
         for panel, (x, y) in zip(row, pairs, strict=True):
-            _style(panel)
+            style(panel)
             _axes(panel, arena, x, y, last=place == len(families))
-            _hull(panel, fixed_NK[:, [x, y]])
+            hull(panel, hull_NK[:, [x, y]])
             for number, kind in enumerate(ours):
                 values = drawn[kind.label]
                 panel.scatter(
@@ -59,7 +65,7 @@ def draw(results: Results, arena: Arena) -> bytes | None:
                     values[:, y],
                     s=30,
                     color=COLOURS[number % len(COLOURS)],
-                    marker=MARKS[number % len(MARKS)],
+                    marker=mark(number),
                     label=kind.label if kind.preference else f"{kind.label} *",
                     zorder=4,
                 )
@@ -70,11 +76,17 @@ def draw(results: Results, arena: Arena) -> bytes | None:
         row[-1].legend(
             loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8, labelcolor=INK
         )
-    return _png(
+    some = any(not k.preference for k in kinds)
+    return png(
         figure,
-        f"{arena.name}: policies on test, mean over seeds; grey: mixtures of the {FIXED} policies; "
-        "+: base policy; *: no preference",
+        f"{arena.name}: policies on test, mean over seeds; grey: mixtures of the {rival} policies; "
+        f"+: base policy{'; *: no preference' if some else ''}",
     )
+
+
+def mark(number: int) -> str:
+    """Return the mark of a family's n-th entry; with the colour none is like another of 64."""
+    return MARKS[(number + number // len(COLOURS)) % len(MARKS)]
 
 
 def points(results: Results, arena: Arena, entry: str) -> Floats:
@@ -109,63 +121,27 @@ def _turn(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]
     return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
 
 
-def _hull(panel: Axes, points_N2: Floats) -> None:
+def hull(panel: Axes, points_N2: Floats) -> None:
+    """Draw points and what their mixtures reach."""
     corners = outline(points_N2)
-    style: dict[str, Any] = {"color": FAINT, "zorder": 1}
+    look: dict[str, Any] = {"color": FAINT, "zorder": 1}
     if len(corners) > 2:
-        panel.fill(*zip(*corners, strict=True), alpha=0.35, linewidth=0, **style)
+        panel.fill(*zip(*corners, strict=True), alpha=0.35, linewidth=0, **look)
     else:
-        panel.plot(*zip(*corners, strict=True), linewidth=3, alpha=0.5, **style)
+        panel.plot(*zip(*corners, strict=True), linewidth=3, alpha=0.5, **look)
     panel.scatter(points_N2[:, 0], points_N2[:, 1], s=24, color=MUTED, zorder=3)
 
 
-def draw_families(
-    results: Results, arena: Arena, wants: Mapping[str, Mapping[str, float]]
-) -> bytes | None:
-    """Return a PNG file of what each family of prompts gets by its own objective, on test.
-
-    A point per entry and preference, mean over the seeds; None if there is nothing to draw.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    drawn: dict[str, dict[int, list[list[float]]]] = {}
-    for cell in results.trained:
-        if cell.bed == arena.name and cell.groups:
-            _, own = family_numbers(arena, cell, wants)
-            at = drawn.setdefault(cell.entry, {}).setdefault(cell.number, [])
-            at.append([own[family] for family in wants])
-    points_of = {
-        entry: np.asarray([np.mean(rows, axis=0) for rows in by_number.values()])
-        for entry, by_number in drawn.items()
-    }
-    if FIXED not in points_of or len(wants) != 2:
-        return None
-    figure = Figure(figsize=(6.4, 4.6), dpi=90)
-    figure.set_layout_engine("constrained")
-    FigureCanvasAgg(figure)
-    panel = figure.subplots()
-    _style(panel)
-    across, up = wants
-    panel.set_xlabel(f"own utility of {across} →", color=INK, fontsize=9)
-    panel.set_ylabel(f"own utility of {up} →", color=INK, fontsize=9)
-    _hull(panel, points_of.pop(FIXED))
-    for number, (entry, values) in enumerate(points_of.items()):
-        mark, colour = MARKS[number % len(MARKS)], COLOURS[number % len(COLOURS)]
-        x_N, y_N = values.T
-        panel.scatter(x_N, y_N, s=40, color=colour, marker=mark, label=entry, zorder=4)
-    panel.legend(frameon=False, fontsize=8, labelcolor=INK)
-    return _png(figure, f"{arena.name}, on test, mean over seeds; grey: mixtures of {FIXED}")
-
-
-def _png(figure: Figure, title: str) -> bytes:
+def png(figure: Figure, title: str) -> bytes:
+    """Return a figure as a file, under a title."""
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK)
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()
 
 
-def _style(panel: Axes) -> None:
+def style(panel: Axes) -> None:
+    """Give a panel the look of all."""
     panel.spines[["top", "right"]].set_visible(False)
     panel.spines[["left", "bottom"]].set_color(FAINT)
     panel.grid(color=GRID, linewidth=0.8)

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.weightings import cells
-from benchmarks.weightings.budget import goes_on, tokens
+from benchmarks.comparison import cells
+from benchmarks.comparison.budget import goes_on, tokens
 from moalign import plugins
 from moalign.search import segments
 from moalign.search.folders import RunFolder
@@ -38,6 +38,7 @@ class Job:
         every: steps between measurements on validation.
         key: written into the result.
         file: where the result goes.
+        before: charged before the first step: generated, forwarded, backwarded tokens.
     """
 
     data: dict[str, Any]
@@ -47,6 +48,7 @@ class Job:
     every: int
     key: str
     file: str
+    before: tuple[int, int, int] = (0, 0, 0)
 
 
 @dataclass
@@ -67,13 +69,14 @@ def run_cell(task: SegmentTask, emit: Emit, cache: dict[str, Any]) -> None:
     :class:`Job`, and ``task.run`` the folder of the bed and seed.
 
     Raises:
-        MoalignError: the weighting could not be used or trained.
+        MoalignError: what is compared could not be used or trained.
     """
     began = time.monotonic()
     torch.set_num_threads(task.threads)
     job = Job(**task.study)
     study = _study(job, task, cache)
     trial = begun(study, job.number, task.run, cache)
+    trial.cost.add(Cost(*job.before))
     course = train(trial, job, lambda event: emit(replace(event, trial=task.trial)))
     cells.write(
         Path(job.file),

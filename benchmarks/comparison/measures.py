@@ -15,8 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.weightings.plan import BASE, CENTRE, FIXED
-from benchmarks.weightings.results import Arena, Results, Trained
+from benchmarks.comparison.plan import BASE, CENTRE
+from benchmarks.comparison.results import Arena, Results, Trained
 from moalign import pareto
 from moalign.reporting.statistics import utility_difference
 
@@ -42,8 +42,14 @@ class Difference:
     seeds: int
 
 
-def of_arena(results: Results, arena: Arena) -> dict[tuple[str, int], Numbers]:
-    """Return the measures of every entry at every seed where all its cells are done."""
+def of_arena(results: Results, arena: Arena, rival: str) -> dict[tuple[str, int], Numbers]:
+    """Return the measures of every entry at every seed where all its cells are done.
+
+    Args:
+        results: the document.
+        arena: the bed.
+        rival: the entry whose policies make the hull.
+    """
     found: dict[tuple[str, int], Numbers] = {}
     for seed in results.seeds(arena.name):
         base = results.of(arena.name, BASE, seed)
@@ -57,7 +63,7 @@ def of_arena(results: Results, arena: Arena) -> dict[tuple[str, int], Numbers]:
             continue
         start_K = normalised(arena, base[0].test_K)
         best = best_reached(arena, base[0], complete)
-        hull = complete.get(FIXED, [])
+        hull = complete.get(rival, [])
         for label, cells in complete.items():
             volumes = [
                 v for v in results.volumes if (v.bed, v.seed, v.entry) == (arena.name, seed, label)
@@ -74,6 +80,8 @@ def of_arena(results: Results, arena: Arena) -> dict[tuple[str, int], Numbers]:
                 "seconds": float(np.mean([c.seconds for c in cells])),
                 "steps": float(np.mean([c.steps for c in cells])),
                 "generated": float(np.mean([c.tokens[0] for c in cells])),
+                "forwarded": float(np.mean([c.tokens[1] for c in cells])),
+                "backwarded": float(np.mean([c.tokens[2] for c in cells])),
                 "spent": float(np.mean([sum(c.tokens) for c in cells]))
                 / arena.budgets.get(seed, math.nan),
             }
@@ -276,72 +284,3 @@ def _speed(
         "capped steps": arena.steps if math.isnan(steps) else steps,
         "capped budget": 1.0 if math.isnan(share) else share,
     }
-
-
-# --- two families of prompts -------------------------------------------------------------------
-
-
-def family_utilities(
-    results: Results, arena: Arena, wants: Mapping[str, Mapping[str, float]]
-) -> dict[tuple[str, int], Numbers]:
-    """Return each family's own utility, by entry and seed.
-
-    Of ``fixed`` the best single preference counts: the one with the highest mean over the families
-    on validation.
-    """
-    found: dict[tuple[str, int], Numbers] = {}
-    for seed in results.seeds(arena.name):
-        for kind in arena.kinds:
-            cells = [c for c in results.of(arena.name, kind.label, seed) if c.groups]
-            if not cells:
-                continue
-            by_cell = [family_numbers(arena, cell, wants) for cell in cells]
-            _, test = max(by_cell, key=lambda pair: pair[0]["mean"])
-            found[kind.label, seed] = test
-    return found
-
-
-def family_numbers(
-    arena: Arena, cell: Trained, wants: Mapping[str, Mapping[str, float]]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Return what each family gets by its own objective, on validation and on test."""
-    both = []
-    for split in (0, 1):
-        own = {}
-        for family, weights in wants.items():
-            values_K = normalised(arena, cell.groups[family][split])
-            own[family] = float(
-                sum(
-                    weights.get(n, 0.0) * v for n, v in zip(arena.objectives, values_K, strict=True)
-                )
-            )
-        own["mean"] = sum(own.values()) / len(own)
-        own["number"] = float(cell.number)
-        both.append(own)
-    return both[0], both[1]
-
-
-# --- equal steps -------------------------------------------------------------------------------
-
-
-def apart(results: Results, arena: Arena, entry: str, other: str) -> list[float]:
-    """Return, per seed, how far two entries are apart on validation at equal numbers and steps.
-
-    The mean absolute difference over cells, moments and objectives, in units of the bounds.
-    """
-    found = []
-    for seed in results.seeds(arena.name):
-        theirs = {
-            (c.number, moment[0]): moment[2:]
-            for c in results.of(arena.name, other, seed)
-            for moment in c.moments
-        }
-        gaps = [
-            np.abs(normalised(arena, m[2:]) - normalised(arena, theirs[c.number, m[0]])).mean()
-            for c in results.of(arena.name, entry, seed)
-            for m in c.moments
-            if (c.number, m[0]) in theirs
-        ]
-        if gaps:
-            found.append(float(np.mean(gaps)))
-    return found

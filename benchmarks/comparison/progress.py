@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from benchmarks.weightings.cells import Done, Failed
-from benchmarks.weightings.plan import Cell, Plan
+from benchmarks.comparison.cells import Done, Failed
+from benchmarks.comparison.plan import Cell, Plan
 
 
 class View:
@@ -88,7 +88,7 @@ class View:
             self.say(f"{cell}: failed: {result.reason}")
         elif self._progress is None:
             self.say(f"{cell}: {result.steps} steps, {result.wall:.0f} s{self._left_words()}")
-        if not self._told and cell.paying and isinstance(result, Done):
+        if not self._told and self.plan.pays(cell) and isinstance(result, Done):
             self._told = True
             self.say(f"{len(self.waiting)} cells to go{self._left_words()}; Ctrl-C stops, and the "
                      "same command goes on")  # fmt: skip

@@ -48,14 +48,14 @@ class Done:
         key: hash of all that it depends on; another one means that it has to be run again.
         names: the objectives, the order of every K.
         steps: training steps taken.
-        cost: tokens spent on them.
+        cost: tokens spent on them, and what was charged before the first.
         seconds: per training step, the median.
         wall: seconds in all, measuring included.
         weights_K: mean weight per objective over the steps; empty for scores per response.
         moments: in training, the last one at its end.
         validation: at the end.
         test: at the end.
-        notes: sentences that the weighting had to say.
+        notes: sentences that the training had to say.
     """
 
     key: str

@@ -1,4 +1,4 @@
-"""All cells as one compact document: what is committed, and what the report is made of.
+"""All cells as one compact document: what is committed, and what a report is made of.
 
 Values are in raw units. The values of single prompts stay behind in the cells' files; what needs
 them (the bias of a hypervolume, means by family) is computed here.
@@ -16,15 +16,18 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks import table
-from benchmarks.weightings import cells
-from benchmarks.weightings.cells import Done
-from benchmarks.weightings.plan import BASE, MODES, Cell, Ground
-from benchmarks.weightings.work import Desk
+from benchmarks.comparison import cells
+from benchmarks.comparison.cells import Done
+from benchmarks.comparison.plan import BASE, Cell, Ground
+from benchmarks.comparison.work import Desk
 from moalign import pareto
 from moalign.errors import StudyError
 from moalign.reporting.statistics import hypervolume_interval, mean_and_stderr
 
 RESAMPLES: Final = 300
+
+SAMPLES: Final = "tokens of samples, by task and seed"
+"""What the facts call the cost of what the base policies wrote to be learned from."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Trained:
         bed: which it belongs to.
         seed: of the study.
         entry: its label.
-        number: of its preference, or which run of a weighting without one.
+        number: of its preference, or which run of an entry without one.
         steps: taken.
         tokens: generated, forwarded, backwarded.
         seconds: per step, the median.
@@ -191,6 +194,10 @@ def gather(desk: Desk, mode: str) -> Results:
             volumes.append(_volume(desk.plan.grounds[bed], bed, seed, entry, found))
     arenas = [_arena(name, ground, desk.budgets) for name, ground in desk.plan.grounds.items()]
     facts = [[str(what), str(value)] for what, value in table.facts(desk.plan.mode.seeds)]
+    sampled = [f"{bed} {seed}: {sum(c.to_json().values()):,}"
+               for (bed, seed), c in desk.samples.items()]  # fmt: skip
+    if sampled:
+        facts.append([SAMPLES, "; ".join(sampled)])
     return Results(mode, facts, arenas, trained, broken, missing, volumes)
 
 
@@ -246,7 +253,7 @@ def _arena(name: str, ground: Ground, budgets: Mapping[tuple[str, int], int]) ->
         objectives=ground.names,
         bounds_K2=_bounds(ground),
         reference_K=_reference(ground),
-        thresholds=dict(ground.bed.thresholds),
+        thresholds=dict(ground.thresholds),
         preferences={n: [ground.preferences[n][o] for o in ground.names] for n in ground.asked},
         steps=ground.steps,
         budgets={seed: budget for (bed, seed), budget in budgets.items() if bed == name},
@@ -316,8 +323,12 @@ def read(path: Path) -> Results:
     return from_text(path.read_text(encoding="utf-8"))
 
 
-def merged(documents: Sequence[Results]) -> Results:
+def merged(documents: Sequence[Results], beds: Sequence[str] = ()) -> Results:
     """Return documents of different test beds as one; it is full if no bed of the full mode lacks.
+
+    Args:
+        documents: one at least.
+        beds: those of the full mode.
 
     Raises:
         StudyError: a bed is in two of them.
@@ -334,7 +345,7 @@ def merged(documents: Sequence[Results]) -> Results:
             if value not in facts[what]:
                 facts[what].append(value)
     return Results(
-        mode="full" if set(names) == set(MODES["full"].beds) else "-".join(names),
+        mode="full" if set(names) == set(beds) else "-".join(names),
         # Newest first: the page is called by its first date.
         facts=[
             [what, ", ".join(sorted(values, reverse=True) if what == "date" else values)]

@@ -1,0 +1,132 @@
+"""A search over DPO trials, of pairs and of samples: front, standard errors, export, sample."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import choices
+import letters
+import pytest
+from typer.testing import CliRunner, Result
+
+from moalign.cli import command_line
+
+OF_SAMPLES = [part for text in choices.OF_SAMPLES for part in ("--set", text)]
+
+
+class World:
+    """A folder with a study and runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.study, self.runs = folder / "choices.yaml", folder / "runs"
+        text = choices.STUDY.replace("trials: 2", "trials: 2, rungs: [3]")
+        self.study.write_text(
+            text.replace("steps: 6", "steps: 5").replace(
+                "task: choices", "task: {choices: {faults: {equal: 2}}}"
+            )
+        )
+
+    def __call__(self, *arguments: object) -> Result:
+        given = [*arguments, "--out", self.runs]
+        done = CliRunner().invoke(command_line(), [str(argument) for argument in given])
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.output
+        return done
+
+    def pareto(self, *arguments: object) -> Result:
+        files = ["--plugin", letters.FILE, "--plugin", choices.FILE]
+        return self("pareto", self.study, *files, *arguments)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def searched(world: World) -> Result:
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")  # as for people: notes are warnings
+        done = world.pareto()
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.output.split())
+    left = "2 of 24 preferences of the train split are left out: the two completions are equal"
+    assert f"trial 0: {left}" in said
+    assert said.count(left) == 2, "and at the end, of how many trials"
+    return done
+
+
+def table(folder: Path) -> dict[str, dict[str, str]]:
+    with (folder / "points.csv").open() as file:
+        return {row["point"]: row for row in csv.DictReader(file)}
+
+
+@pytest.mark.e2e
+def test_the_front_has_agreement_with_standard_errors(world: World, searched: Result) -> None:
+    rows = table(world.runs / "choices")
+    base = rows.pop("base")
+    assert float(base["validation.people"]) == 0.5
+    assert len(rows) >= 2
+    for row in rows.values():
+        assert 0.0 <= float(row["validation.people"]) <= 1.0
+        stderr = float(row["validation.people.stderr"])
+        assert math.isfinite(stderr)
+        assert stderr > 0 or float(row["validation.people"]) in {0.0, 0.5, 1.0}
+        assert float(row["validation.a.stderr"]) > 0
+    measured = [
+        json.loads(file.read_text())
+        for file in (world.runs / "choices" / "trials").rglob("validation.json")
+    ]
+    assert measured
+    costs: list[dict[str, Any]] = [m["cost"] for m in measured]
+    assert all(0 < cost["backwarded"] < cost["forwarded"] for cost in costs)
+    report = (world.runs / "choices" / "report.md").read_text()
+    assert "people" in report
+
+
+@pytest.mark.e2e
+def test_a_front_point_is_exported_and_talks(
+    world: World, searched: Result, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    done = world("front", "choices", "--knee", "--export", tmp_path / "mine")
+    assert done.exit_code == 0, done.output
+    AutoModelForCausalLM.from_pretrained(tmp_path / "mine")
+    card = (tmp_path / "mine" / "README.md").read_text()
+    assert "people" in card
+    done = world("sample", "choices", "abc", "-n", 3, "--prefer", "people=1")
+    assert done.exit_code == 0, done.output
+    assert len(done.stdout.splitlines()) == 4
+
+
+@pytest.mark.e2e
+def test_trials_on_samples_share_them(world: World) -> None:
+    done = world.pareto(*OF_SAMPLES, "--run", "sampled")
+    assert done.exit_code == 0, done.output
+    (artifact,) = (world.runs / ".artifacts").glob("samples-*")
+    cost = json.loads((artifact / "cost.json").read_text())
+    assert cost["generated"] > 0
+    rows = table(world.runs / "sampled")
+    assert len(rows) >= 3
+    done = world("sample", "sampled", "abc", "-n", 1)
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.e2e
+def test_what_cannot_be_used_ends_the_study_before_a_policy_is_built(
+    world: World, tmp_path: Path
+) -> None:
+    runs = world.runs
+    world.runs = tmp_path / "runs"
+    try:
+        done = world.pareto("--set", "objectives.people.reward.score=fluency")
+    finally:
+        world.runs = runs
+    assert done.exit_code == 2
+    assert "objective people: reward preferred prefers neither completion in any of" in done.stderr
+    assert not (tmp_path / "runs" / ".artifacts").exists()

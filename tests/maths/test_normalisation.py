@@ -10,7 +10,9 @@ import torch
 
 from moalign.maths.normalisation import (
     ROUNDING,
+    alike,
     group_centre,
+    group_centre_over_deviation,
     group_zscore,
     leave_one_out,
     masked_whiten,
@@ -162,3 +164,22 @@ def test_whitening_by_fractions_counts_every_completion_once():
     alone = masked_whiten(values[:, :1], torch.ones(2, 1, 1))
     torch.testing.assert_close(white[:, :1], alone)
     assert (white[0, 1:] == 0).all()
+
+
+def test_alike_objectives_are_found_whatever_is_missing():
+    scores = torch.tensor([[0.3, 1.0, NAN, 1e10], [0.3, 0.0, NAN, 1e10], [NAN, 1.0, NAN, 1e10]])
+    assert alike(scores).tolist() == [True, False, True, True]
+    assert alike(scores[:1]).all()
+    assert alike(torch.tensor([[0.1 + 0.2], [0.3]])).all()  # up to rounding
+
+
+def test_centring_over_the_deviation_leaves_out_what_is_missing():
+    scores = torch.rand(2, 3, 2, generator=torch.Generator().manual_seed(0))
+    scores[:, 2, 0] = NAN
+    found = group_centre_over_deviation(scores)
+    assert not found[:, 2, 0].any()
+    rest = group_centre_over_deviation(scores[:, :2])
+    torch.testing.assert_close(found[:, :2, 0], rest[..., 0])
+    torch.testing.assert_close(found.sum(1), torch.zeros(2, 2), atol=1e-6, rtol=0)
+    for scale in (1e-10, 1e10):
+        assert group_centre_over_deviation(scores * scale).isfinite().all()

@@ -189,12 +189,18 @@ class Trial:
         said = [
             *returned.notes,
             *gradients.notes(),
-            *self._notes.flat(step, first.preferences),
+            *self._flat(step, lessons),
             *self._left_out,
         ]
         self.notes = self._notes.new(said)
         self.index += 1
         return metrics
+
+    def _flat(self, step: Step, lessons: Sequence[Lesson]) -> list[str]:
+        """Return what to say of objectives that none of the lessons tells anything."""
+        first, *others = lessons
+        beside = self._columns(others[0]) if others else None
+        return self._notes.flat(step, preferences=first.preferences, beside=beside)
 
     def learning_rate(self) -> float:
         """Return this step's learning rate: warm-up, then the schedule over the full length."""

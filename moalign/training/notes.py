@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from moalign.types import Step
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FLAT: Final = 5
 """Steps in a row without any advantage after which an objective is worth a sentence."""
@@ -34,7 +37,9 @@ class Notes:
         self._said = set(state["said"])
         self._flat = {name: int(count) for name, count in state["flat"].items()}
 
-    def flat(self, step: Step, preferences: bool = False) -> list[str]:
+    def flat(
+        self, step: Step, *, preferences: bool = False, beside: Tensor | None = None
+    ) -> list[str]:
         """Return a sentence for each objective that has given no advantage for :data:`FLAT` steps.
 
         All completions of every prompt scored alike on it, or it applied to none.
@@ -42,11 +47,15 @@ class Notes:
         Args:
             step: what happened.
             preferences: whether it was learned from completions to choose between.
+            beside: what objectives prefer among such completions, [B, 1, K], if the step learned
+                from these as well.
         """
         end = f"for {FLAT} steps in a row, so it trains nothing"
         sentences = []
-        flat_K = (step.advantages_BTK == 0).all(1).all(0).tolist()
-        for name, flat in zip(step.names, flat_K, strict=True):
+        flat_K = (step.advantages_BTK == 0).all(1).all(0)
+        if beside is not None:
+            flat_K = flat_K & (beside.cpu() == 0).all(1).all(0)
+        for name, flat in zip(step.names, flat_K.tolist(), strict=True):
             self._flat[name] = self._flat.get(name, 0) + 1 if flat else 0
             if self._flat[name] == FLAT:
                 sentences.append(

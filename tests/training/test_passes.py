@@ -390,6 +390,18 @@ def test_an_optimizer_may_learn_from_both(run: RunFolder) -> None:
     assert gradient(0.0, 1.0).norm() > 0
 
 
+def test_what_only_preferences_train_is_not_called_flat(run: RunFolder) -> None:
+    z = "objectives={people: {reward: preferred}, z: {reward: {letter-share: {letter: z}}}}"
+    given = ("training.optimizer=both-ways", "training.group=2", "training.prompts=2")
+    trial = new_trial(new_study(z, *given), run)
+    said: list[str] = []
+    for _ in range(6):
+        trial.train_step()
+        said += trial.notes
+    assert len(said) == 1
+    assert said[0].startswith("objective z scored all completions of every prompt alike")
+
+
 def test_beside_a_rollout_prompts_keep_the_weights_in_them(run: RunFolder) -> None:
     given = ("training.optimizer=both-ways", "training.group=4")
     trial = new_trial(new_study(*given, CONDITIONED), run)

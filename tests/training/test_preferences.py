@@ -113,6 +113,13 @@ def test_samples_that_are_equal_count_once() -> None:
     }
 
 
+def test_samples_that_are_all_equal_leave_nothing_to_learn_from(run: RunFolder) -> None:
+    study, same = new_study(*OF_SAMPLES), [Written("a")] * 4
+    prompts = dealt(study)["train"]
+    with pytest.raises(DataError, match=r"can be used \(24: all samples of the prompt are equal\)"):
+        candidates(study, new_policy(study, run), "train", prompts, {p.id: same for p in prompts})
+
+
 # --- which a step takes --------------------------------------------------------------------------
 
 

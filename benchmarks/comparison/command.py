@@ -29,7 +29,6 @@ class Comparison:
     Attributes:
         name: of the package below ``benchmarks``, of its folder of cells and its reports.
         about: the description that ``--help`` begins with.
-        what: the kind of component that is compared.
         beds: their names.
         modes: ``quick`` and ``full``.
         build: returns the plan of a mode: also given ``--set``, ``--only`` and all arguments.
@@ -40,7 +39,6 @@ class Comparison:
 
     name: str
     about: str
-    what: str
     beds: Sequence[str]
     modes: Mapping[str, Mode]
     build: Callable[[Mode, Sequence[str], Sequence[str], argparse.Namespace], Plan]

@@ -152,6 +152,12 @@ def _front(arena: Arena, cells: Sequence[Trained]) -> dict[str, float]:
     }
 
 
+def foreseen(arena: Arena, cells: Sequence[Trained]) -> float:
+    """Return the expected utility on validation, where each preference takes what suits it."""
+    validation_NK = normalised(arena, np.asarray([c.validation_K for c in cells]))
+    return float((validation_NK @ preferences(arena).T).max(0).mean())
+
+
 def chosen_utilities(validation_NK: Floats, test_NK: Floats, preferences_WK: Floats) -> Floats:
     """Return, per preference, the utility on test of the policy that validation chooses, [W]."""
     chosen_W = (validation_NK @ preferences_WK.T).argmax(0)

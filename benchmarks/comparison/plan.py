@@ -181,7 +181,8 @@ class Ground(ABC):
     Attributes:
         study: with seed 0.
         entries: what is compared.
-        every: steps between two measurements on validation.
+        every: steps between two measurements on validation, if a cell has the usual number of
+            steps; as many times more if it has more.
         payer: label of the entry that gives the budget, the hull and the differences.
         preferences: all preferences of the bed, by objective.
         thresholds: ``at_least`` by objective that violation is measured against.

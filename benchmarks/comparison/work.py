@@ -106,7 +106,8 @@ class Desk:
             number=ground.trial(cell),
             steps=0 if cell.entry == BASE else steps,
             budget=self.budget(cell),
-            every=ground.every,
+            # As many measurements of a cell with more steps.
+            every=ground.every * max(1, steps // ground.steps),
             key=self.key(cell),
             file=str(self.file(cell)),
             before=(before.generated, before.forwarded, before.backwarded),

@@ -22,7 +22,6 @@ def draw(results: Results, arena: Arena) -> bytes | None:
 COMPARISON = Comparison(
     name="weightings",
     about=weightings.__doc__ or "",
-    what="weighting",
     beds=list(BEDS),
     modes=MODES,
     build=lambda mode, sets, only, _: plan.build(mode, sets, only),

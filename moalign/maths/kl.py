@@ -13,7 +13,8 @@ KlEstimator = Literal["k1", "mse", "k3"]
 - ``k1``: r. Unbiased, of either sign; its gradient does not pull towards the reference (its mean is
   0), so it is for measuring, not for a loss.
 - ``mse``: r**2 / 2. Biased, low variance; its gradient is that of the divergence.
-- ``k3``: exp(-r) - 1 + r. Unbiased, never negative.
+- ``k3``: exp(-r) - 1 + r. Unbiased, never negative; on-policy its gradient is that of the reverse
+  divergence, KL(reference || policy), so a loss ends elsewhere with it than with ``mse``.
 """
 
 LARGEST: Final = 10.0

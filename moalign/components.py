@@ -292,6 +292,8 @@ class Optimizer(Stateful):
         rewarded: its rollouts are learned from by how they score; False: by a term of its own, and
             scores are only what weightings look at.
         epochs: passes over each batch.
+        extrapolates: each step takes its gradient where a step on another rollout, of the same
+            prompts, would lead; only that gradient moves the policy. One gradient step per batch.
         whole_groups: its loss compares the completions of a prompt: all of them are in one
             micro-batch. Always so for preferences.
         per_objective: what it learns belongs to the objectives one by one, so it can make nothing
@@ -308,6 +310,7 @@ class Optimizer(Stateful):
     max_group: int | None = None
     rewarded: ClassVar[bool] = True
     epochs: int = 1
+    extrapolates: ClassVar[bool] = False
     whole_groups: ClassVar[bool] = False
     per_objective: ClassVar[bool] = False
     reweighs: ClassVar[bool] = False

@@ -43,6 +43,13 @@ def check_learning(doc: Document, study: Study) -> None:
     _check_losses(where, optimizer, weighting)
     if optimizer.learns_from != "rollouts":
         _check_pairs(doc, study, optimizer, weighting)
+    minibatches = study.section.training.minibatches
+    if optimizer.extrapolates and minibatches > 1:
+        raise StudyError(
+            f"{doc.where(('training', 'minibatches'))}: optimizer {optimizer.name} takes one "
+            f"gradient step from each batch, where another led; found {minibatches}, set "
+            "minibatches: 1"
+        )
     if optimizer.per_objective:
         _check_per_objective(doc, study, optimizer, weighting)
     if study.section.training.replay.steps:

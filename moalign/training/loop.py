@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -175,15 +175,13 @@ class Trial:
         # For components that draw from torch's own generator; ours are keyed.
         seeds.seed_torch(seeds.key(self.study.seed, self.trial, self.index))
         rate = self.learning_rate()
+        self._set_learning_rate(rate)
+        back = self._extrapolate(rate) if self.optimizer.extrapolates else None
         lessons = self._lessons()
         first = lessons[0]  # what the weighting looks at: the rollout, if there is one
-        columns_BTK = self._columns(first)
-        gradients = self._gradients(first, columns_BTK)
-        step = self._step(first, columns_BTK, rate, gradients)
-        returned = self.weighting.weigh(step)
-        check_returned(self.weighting, returned, step)
+        step, returned, gradients = self._weighed(first, rate)
         metrics = describe(step, returned, [c.name for c in self.columns], first)
-        metrics |= self._update(lessons, step, returned, rate, gradients)
+        metrics |= self._update(lessons, step, returned, gradients, back)
         metrics |= self._learn_again(returned)
         self.replay.keep(first, returned, self.index)
         said = [
@@ -202,6 +200,39 @@ class Trial:
         beside = self._columns(others[0]) if others else None
         return self._notes.flat(step, preferences=first.preferences, beside=beside)
 
+    def _weighed(
+        self, first: Lesson, rate: float
+    ) -> tuple[Step, Weights | ResponseScores, PolicyGradients]:
+        """Return what the weighting saw of a step, what it said, and the objectives' gradients."""
+        columns_BTK = self._columns(first)
+        gradients = self._gradients(first, columns_BTK)
+        step = self._step(first, columns_BTK, rate, gradients)
+        returned = self.weighting.weigh(step)
+        check_returned(self.weighting, returned, step)
+        return step, returned, gradients
+
+    def _extrapolate(self, rate: float) -> Callable[[], None]:
+        """Take a step on a rollout of its own; return what takes the policy back from there.
+
+        What components learn from that rollout is forgotten at once; what it costs is not.
+        """
+        trained = [*self.parameters, *self.optimizer.parameters()]
+        values = [parameter.detach().clone() for parameter in trained]
+        moments = copy.deepcopy(self.torch_optimizer.state_dict())
+        parts = self._stateful().values()
+        states = [copy.deepcopy(part.state_dict()) for part in parts]
+        lessons = self._lessons("extrapolation")
+        self._update(lessons, *self._weighed(lessons[0], rate))
+        for part, state in zip(parts, states, strict=True):
+            part.load_state_dict(state)
+
+        def back() -> None:
+            for parameter, value in zip(trained, values, strict=True):
+                parameter.data.copy_(value)
+            self.torch_optimizer.load_state_dict(moments)
+
+        return back
+
     def learning_rate(self) -> float:
         """Return this step's learning rate: warm-up, then the schedule over the full length."""
         t = self.training
@@ -214,11 +245,11 @@ class Trial:
             return t.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
         return t.learning_rate
 
-    def _lessons(self) -> list[Lesson]:
+    def _lessons(self, purpose: str = "rollout") -> list[Lesson]:
         """Return what this step learns from: a rollout, preferences, or both; scored."""
         found = []
         if self.optimizer.learns_from != "pairs":
-            found.append(self._scored(self.rollout("train", self.index)))
+            found.append(self._scored(self.rollout("train", self.index, purpose)))
         if self.optimizer.learns_from != "rollouts":
             found.append(self._scored(self._preferences(), preferences=True))
         return found
@@ -244,8 +275,8 @@ class Trial:
         check_advantages(self.optimizer, advantages, batch, scores_PGK.shape[-1])
         return advantages
 
-    def rollout(self, split: Split, index: int) -> Batch:
-        """Sample this step's batch from the current policy."""
+    def rollout(self, split: Split, index: int, purpose: str = "rollout") -> Batch:
+        """Sample this step's batch from the current policy; other purposes, other samples."""
         t, key = self.training, (self.study.seed, self.trial)
         prompts = step_prompts(self.prompts[split], t.prompts, index, *key, split)
         conditions_PK = self._conditions(prompts, index)
@@ -256,7 +287,7 @@ class Trial:
             self.study.task,
             prompts,
             group=t.group,
-            seeds_B=[seeds.key(*key, index, split, "rollout", b) for b in range(rows)],
+            seeds_B=[seeds.key(*key, index, split, purpose, b) for b in range(rows)],
             conditions_PK=conditions_PK,
             names=[o.name for o in self.objectives],
             micro_tokens=t.micro_tokens,
@@ -438,15 +469,14 @@ class Trial:
         lessons: Sequence[Lesson],
         step: Step,
         returned: Weights | ResponseScores,
-        rate: float,
         gradients: PolicyGradients,
+        back: Callable[[], None] | None = None,
     ) -> dict[str, float]:
         """Take the gradient steps of one batch and return their mean metrics.
 
         If the batch's gradients are known, and the update is one step on the whole batch, their
-        pass serves it, too.
+        pass serves it, too. ``back`` takes the policy to where the step is taken from.
         """
-        self._set_learning_rate(rate)
         epochs, count = self.optimizer.epochs, self.training.minibatches
         once = epochs == 1 and count == 1
         old = [None if self._own_pass(ls, once) else ls.batch.logprobs_BT for ls in lessons]
@@ -466,6 +496,8 @@ class Trial:
                 parts = [(ls, ls.rows_PS[p]) for ls, p in zip(taught, prompts, strict=True)]
                 for name, value in self.passes.back(parts, old, known, self.index + 1).items():
                     totals[name] = totals.get(name, 0.0) + value
+                if back is not None:
+                    back()
                 self.torch_optimizer.step()
         gradients.free()
         means = {name: value / (epochs * count) for name, value in totals.items()}

@@ -175,7 +175,7 @@ def model_card(
         f"moalign {run.opened[0].versions.get('moalign', '')}.",
         "## What it reads and writes",
         loaded.speaks or "It reads prompts and writes completions as its tokenizer has them.",
-        _code(point, loaded, study.rollout, adapter),
+        _code(_example(study, point), point, loaded, study.rollout, adapter),
         "The text above is one prompt exactly as the model reads it. Between a person and the "
         "bare model stands the task, which reads and writes plain text:",
         f"```\n{sample_command(run, point)}\n```",
@@ -190,9 +190,10 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def _example(point: Point) -> str:
-    """Return a prompt that the point was measured on."""
-    text: str = point.validation.evaluation.samples[0]["prompt"]
+def _example(study: Study, point: Point) -> str:
+    """Return a prompt that the point was measured on; any of the task if it wrote nothing."""
+    samples = point.validation.evaluation.samples
+    text: str = samples[0]["prompt"] if samples else study.task.prompts()[0].text
     return text
 
 
@@ -205,11 +206,12 @@ def _about_adapter(study: Study, point: Point, adapter: Adapter) -> list[str]:
         if needs_base
         else "It reads the text alone; no other model is needed."
     )
+    example = _example(study, point)
     code = [
         "from moalign.reporting.adapter import load_adapter",
         "",
         f'adapter = load_adapter("{FOLDER}")',
-        f"adapter({_example(point)!r})  # {_rounded(adapter(_example(point)))}",
+        f"adapter({example!r})  # {_rounded(adapter(example))}",
     ]
     return [
         "## Which weights a prompt calls for",
@@ -227,10 +229,13 @@ def _rounded(weights: Mapping[str, float]) -> dict[str, float]:
 
 
 def _code(
-    point: Point, loaded: LoadedPolicy, rollout: Rollout, adapter: Adapter | None = None
+    text: str,
+    point: Point,
+    loaded: LoadedPolicy,
+    rollout: Rollout,
+    adapter: Adapter | None = None,
 ) -> str:
-    """Return a program that runs the bare model on a prompt that it was measured on."""
-    text = _example(point)
+    """Return a program that runs the bare model on a prompt."""
     condition = point.condition
     if condition is None and adapter is not None:
         condition = adapter(text)

@@ -312,6 +312,8 @@ def calibration(study: Study, run: RunFolder) -> tuple[Tensor, Tensor] | None:
     """
     if study.section.training.scale == "none":
         return None
+    # Not under weights per prompt: what is measured belongs to no weighting.
+    condition = next(filter(None, study.conditions), None)
     recipe = {
         "base": base_folder(study, run).name,
         "task": study.data["task"],
@@ -320,6 +322,7 @@ def calibration(study: Study, run: RunFolder) -> tuple[Tensor, Tensor] | None:
         "evaluation": study.data["evaluation"],
         "rollout": study.data["rollout"],
         "seed": study.seed,
+        **({} if condition is None else {"condition": condition}),
     }
     folder = run.artifacts / f"calibration-{_digest(recipe)}"
     _remember(run, folder.name, run.prepared_artifact(folder.name))
@@ -330,8 +333,6 @@ def calibration(study: Study, run: RunFolder) -> tuple[Tensor, Tensor] | None:
         steer = split_prompts(study.task, ("steer",))["steer"]
         fits, _ = usable_prompts(study, policy, "steer", steer)  # a trial says what is left out
         evaluator = Evaluator(study, {"steer": fits}, columns)
-        # Not under weights per prompt: what is measured belongs to no weighting.
-        condition = next(filter(None, study.conditions), None)
         _, scores_PSK, _ = evaluator.sampled_scores(policy, "steer", condition, spent)
         mean_K, deviation_K = mean_and_deviation(scores_PSK.flatten(0, 1))
         for name, mean, deviation in zip(_names(study), mean_K, deviation_K, strict=True):

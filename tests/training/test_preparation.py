@@ -212,7 +212,7 @@ def test_calibration_does_not_depend_on_the_weighting(
     given = (*given, "training.scale=calibrated")
     mine = calibration(new_study(*given, "weighting=learns"), run)
     for folder in run.artifacts.glob("calibration-*"):
-        folder.rename(tmp_path / "away")
+        folder.rename(tmp_path / f"away {folder.name}")
     others = calibration(new_study(*given), run)
     torch.testing.assert_close(mine, others, rtol=0, atol=0)
 

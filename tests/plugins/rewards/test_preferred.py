@@ -13,12 +13,26 @@ from moalign_plugins.rewards.preferred import Preferred
 
 ASKED = Prompt("1", "how are you")
 PAIRS = [
-    Pair(ASKED, "well", "ill", group="north", annotator="ann", chosen_scores={"tone": 0.5, "wit": 1.0},
-         rejected_scores={"tone": 0.75, "wit": 1.0}),
-    Pair(ASKED, "ill", "well", group="south", annotator="bo", chosen_scores={"tone": -2.0},
-         rejected_scores={"wit": 3.0}),
+    Pair(
+        ASKED,
+        "well",
+        "ill",
+        group="north",
+        annotator="ann",
+        chosen_scores={"tone": 0.5, "wit": 1.0},
+        rejected_scores={"tone": 0.75, "wit": 1.0},
+    ),
+    Pair(
+        ASKED,
+        "ill",
+        "well",
+        group="south",
+        annotator="bo",
+        chosen_scores={"tone": -2.0},
+        rejected_scores={"wit": 3.0},
+    ),
     Pair(ASKED, "so so", "well"),
-]  # fmt: skip
+]
 NEITHER = [math.nan, math.nan]
 
 

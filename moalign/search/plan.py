@@ -30,7 +30,7 @@ class Plan:
         steps: training steps to take, at most.
         measurements: on validation, at most, the base policy's included.
         workers: that share the work.
-        sampled: completion tokens, at most; by the limits, or as measured per step so far.
+        sampled: completion tokens, at most, by the limits; those before training not counted.
         cost: tokens by kind as measured per step so far, or None.
         seconds: wall-clock as measured per step so far, or None.
         point: bytes that a point of the front takes in the end, its exported copy included, or
@@ -38,6 +38,8 @@ class Plan:
         working: bytes of the live trials' checkpoints, or None.
         prepares: the weighting learns something before training.
         before: tokens spent before training, once for all trials, or None.
+        preferences: that training reads, where it samples nothing; None: it samples.
+        samples: completion tokens to choose between that are sampled before training, at most.
     """
 
     weighting: str
@@ -55,16 +57,22 @@ class Plan:
     working: int | None
     prepares: bool = False
     before: Cost | None = None
+    preferences: int | None = None
+    samples: int = 0
 
     def lines(self) -> list[str]:
         """Return the plan for people."""
         to_go = f"{self.trials} in all, {self.ended} done; at most {self.steps} steps to go"
         more = f", {self.weighting}'s own on the steer split come on top" if self.steering else ""
+        learnt = (
+            "each is read and learnt from as well"
+            if self.preferences is None
+            else f"none to train: {self.optimizer} reads {_count(self.preferences)} preferences"
+        )
         lines = [
             f"method  weighting {self.weighting}, optimizer {self.optimizer}",
             f"trials  {to_go} and {self.measurements} measurements on validation",
-            f"tokens  at most {_count(self.sampled)} sampled{more}; each is read and learnt from "
-            "as well",
+            f"tokens  at most {_count(self.sampled)} sampled{more}; {learnt}",
         ]
         if self.cost is not None:
             lines[2] = (
@@ -78,7 +86,12 @@ class Plan:
                 f"{_count(self.before.forwarded)} passed forward before training, once for all "
                 "trials"
             )
-        elif self.prepares:
+        elif self.samples:
+            lines.append(
+                f"before  at most {_count(self.samples)} tokens are sampled before training, once "
+                "for all trials, to choose between"
+            )
+        if self.before is None and self.prepares:
             lines.append(
                 f"before  {self.weighting} learns before training, once for all trials; what that "
                 "takes is known afterwards"
@@ -109,8 +122,8 @@ def make_plan(study: Study, folder: RunFolder, run: Run | None, trials: int, wor
         trials: how many trials in all.
         workers: of the executor.
     """
-    section = study.section
-    training, evaluation = section.training, section.evaluation
+    section, optimizer, limit = study.section, study.new_optimizer(), study.rollout.max_tokens
+    training = section.training
     made = run.trials.values() if run is not None else ()
     new = max(0, trials - len(made))
     live = [trial for trial in made if trial.outcome is None]
@@ -118,8 +131,7 @@ def make_plan(study: Study, folder: RunFolder, run: Run | None, trials: int, wor
     rungs = [*section.search.rungs, training.steps]
     measurements = new * len(rungs) + (run is None or run.base is None)
     measurements += sum(len({r for r in rungs if t.step < r < t.total} | {t.total}) for t in live)
-    per_measurement = evaluation.prompts * evaluation.samples * len(study.conditions)
-    rows = steps * training.prompts * training.group + measurements * per_measurement
+    rows = steps * _rows_of_a_step(study) + measurements * _rows_of_a_measurement(study)
     spent = _per_step(run) if run is not None else None
     cost, seconds = None, None
     if spent is not None:
@@ -130,14 +142,14 @@ def make_plan(study: Study, folder: RunFolder, run: Run | None, trials: int, wor
     weighting = study.new_weighting()
     return Plan(
         weighting=weighting.name,
-        optimizer=study.new_optimizer().name,
+        optimizer=optimizer.name,
         steering="steer" in weighting.needs,
         trials=max(trials, len(made)),
         ended=len(made) - len(live),
         steps=steps,
         measurements=measurements,
         workers=workers,
-        sampled=rows * study.rollout.max_tokens,
+        sampled=rows * limit,
         cost=cost,
         seconds=seconds,
         # The checkpoint's policy, and its copy in front/.
@@ -146,7 +158,30 @@ def make_plan(study: Study, folder: RunFolder, run: Run | None, trials: int, wor
         working=None if size is None else 3 * size * min(workers, trials),
         prepares=weighting.recipe() is not None,
         before=cost_before(folder),
+        preferences=steps * training.prompts if optimizer.learns_from == "pairs" else None,
+        samples=training.pairs.prompts * training.pairs.samples * limit
+        if optimizer.learns_from != "rollouts" and training.pairs.source == "samples"
+        else 0,
     )
+
+
+def _rows_of_a_step(study: Study) -> int:
+    """Return how many completions a training step samples."""
+    training, optimizer = study.section.training, study.new_optimizer()
+    if optimizer.learns_from == "pairs":
+        return 0
+    rows = training.prompts * training.group
+    if "greedy_scores" in optimizer.needs:
+        rows += training.prompts
+    return 2 * rows if optimizer.extrapolates else rows
+
+
+def _rows_of_a_measurement(study: Study) -> int:
+    """Return how many completions a measurement samples, at most; agreement takes none."""
+    if all("pairs" in reward.needs for reward in study.new_rewards().values()):
+        return 0
+    evaluation = study.section.evaluation
+    return evaluation.prompts * evaluation.samples * len(study.conditions)
 
 
 def _per_step(run: Run) -> tuple[int, Cost, float] | None:

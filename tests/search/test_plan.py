@@ -118,3 +118,52 @@ def test_what_is_learnt_before_training_is_said(tmp_path: Path, monkeypatch: pyt
         "before  7 tokens were sampled and 12.3 thousand passed forward before training, once for "
         "all trials"
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "needs", "rows"),
+    [("rollouts", (), 128), ("rollouts", ("greedy_scores",), 144), ("both", (), 128)],
+)
+def test_what_an_optimizer_samples_in_a_step_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, needs: tuple[str, ...], rows: int
+):
+    study = quick_study()
+    optimizer = type(study.new_optimizer())
+    monkeypatch.setattr(optimizer, "learns_from", kind)
+    monkeypatch.setattr(optimizer, "needs", frozenset(needs))
+    made = make_plan(study, RunFolder(tmp_path / "mine"), None, trials=6, workers=2)
+    assert made.sampled == (36 * rows + 19 * 512) * 8
+    assert made.preferences is None
+    monkeypatch.setattr(optimizer, "extrapolates", True)
+    made = make_plan(study, RunFolder(tmp_path / "mine"), None, trials=6, workers=2)
+    assert made.sampled == (36 * 2 * rows + 19 * 512) * 8
+
+
+def test_who_learns_from_preferences_samples_to_measure_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    study, folder = quick_study(), RunFolder(tmp_path / "mine")
+    monkeypatch.setattr(type(study.new_optimizer()), "learns_from", "pairs")
+    made = make_plan(study, folder, None, trials=6, workers=2)
+    assert (made.sampled, made.preferences) == (19 * 512 * 8, 36 * 16)
+    assert made.lines()[2] == (
+        "tokens  at most 77.8 thousand sampled; none to train: quick reads 576 preferences"
+    )
+    assert not any(line.startswith("before") for line in made.lines())
+    for reward in study.new_rewards().values():  # what is measured by agreement
+        monkeypatch.setattr(type(reward), "needs", frozenset({"pairs"}))
+    assert make_plan(study, folder, None, trials=6, workers=2).sampled == 0
+
+
+def test_samples_to_choose_between_are_sampled_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    study = quick_study("training.pairs={source: samples, samples: 4, prompts: 64}")
+    folder = RunFolder(tmp_path / "mine")
+    optimizer = type(study.new_optimizer())
+    assert make_plan(study, folder, None, trials=6, workers=2).samples == 0, "nobody reads them"
+    monkeypatch.setattr(optimizer, "learns_from", "pairs")
+    assert make_plan(study, folder, None, trials=6, workers=2).lines()[3] == (
+        "before  at most 2.05 thousand tokens are sampled before training, once for all trials, to "
+        "choose between"
+    )

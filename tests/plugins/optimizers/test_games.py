@@ -16,7 +16,7 @@ import testbeds
 import torch
 from torch import Tensor
 
-from moalign import Reward, hookimpl, plugins
+from moalign import Reward, Weighting, Weights, hookimpl, plugins
 from moalign.components import Optimizer
 from moalign.errors import OptionError, StudyError
 from moalign.optimizers.games import GameOptimizer
@@ -405,9 +405,31 @@ class Judged(Reward):
         return wins(BIASED)(arms_P2).flatten().tolist()
 
 
+class Counting(Weighting):
+    """Counts how often it is asked."""
+
+    name: ClassVar[str] = "counting"
+    count = 0
+
+    def weigh(self, step: Any) -> Weights:
+        self.count += 1
+        return Weights(step.preference_K)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: Any) -> None:
+        self.count = state["count"]
+
+
 @hookimpl
 def moalign_rewards() -> list[type[Reward]]:
     return [Judged]
+
+
+@hookimpl
+def moalign_weightings() -> list[type[Weighting]]:
+    return [Counting]
 
 
 LOOPS: list[Any] = [
@@ -511,24 +533,37 @@ def test_egpo_steps_from_where_it_was_with_the_gradient_from_where_it_would_go()
     assert {float(m["step"]) for m in moments} == {2.0}
 
 
-@pytest.mark.parametrize(
-    "optimizer", [{"nash-md": {"tau": 0.3, "mixture": 0.0}}, {"egpo": {"tau": 0.3}}], ids=str
-)
-def test_a_judge_of_pairs_is_a_reward(optimizer: dict[str, Any]):
-    ((name, options),) = optimizer.items()
+def test_what_a_weighting_learns_from_the_rollout_before_is_forgotten():
+    trial = testbeds.new_trial(judged_study({"egpo": {"preference": "wins"}}, "weighting=counting"))
+    for _ in range(3):
+        trial.train_step()
+    assert trial.weighting.state_dict() == {"count": 3}
+
+
+def test_a_judge_of_pairs_is_a_reward():
+    options = {"tau": 0.3, "eta": 1.0, "preference": "wins"}
+    study = judged_study({"inpo": options}, "training.steps=60", "training.schedule=linear")
+    trial = testbeds.train(study)
+    expected = equilibrium(BIASED, 0.3, UNIFORM)
+    for family in ("accuracy", "brevity"):
+        assert float((testbeds.chosen(trial, family) - expected).abs().max()) < 0.02
+
+
+def judged_study(optimizer: Any, *overrides: str):
+    """Return a study of three arms, of which a judge compares two at a time."""
     text = testbeds.text("families", a="").replace("arm-value: {of: a}", "judged: {}")
-    study = load(
+    return load(
         text,
         "arms.yaml",
         plugins.load([testbeds.FILE, Path(__file__)]),
         (
-            f"training.optimizer={json.dumps({name: {**options, 'preference': 'wins'}})}",
-            "training.prompts=10",
+            f"training.optimizer={json.dumps(optimizer)}",
+            "training.prompts=20",
             "training.group=2",
-            "training.learning_rate=0.05",
+            "training.learning_rate=0.1",
+            *overrides,
         ),
     )
-    assert math.isfinite(testbeds.train(study, steps=3).train_step()["loss"])
 
 
 def same(one: list[Tensor], other: list[Tensor]) -> bool:

@@ -70,7 +70,8 @@ def _introduction(results: Results, tried: Mapping[str, Sequence[float]]) -> lis
         "task and seed"
         + (f" (see “{SAMPLES}” below)" if sampled else "")
         + ", for all optimizers alike; each pays all of it, divided evenly among its runs, before "
-        "its first step. That is in the columns below. Rewards cost nothing here, for anybody.",
+        "its first step. That is in the columns below. Rewards are charged for the passes of the "
+        "reference policy that they read, and for nothing else.",
         _rates(tried),
         "Points are chosen and kept by validation and reported on test, in units of the bounds. "
         "**Expected utility**: mean over the preferences of the utility of the point that "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import inspect
+import itertools
 import json
 import re
 import textwrap
@@ -12,9 +13,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import letters
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from moalign.cli import command_line
 from moalign.errors import DataError, OptionError
 from moalign.options import check_options
 from moalign.types import SPLITS, Demonstration
@@ -415,3 +419,38 @@ def test_options_that_do_not_go_together(tmp_path):
         of(tmp_path, row(), better="chosen")
     with pytest.raises(OptionError, match="completions"):
         of(tmp_path, row(), completions=["chosen"], better="chosen")
+
+
+# --- a search ----------------------------------------------------------------------------------
+
+STUDY = """\
+study: people
+task: {{preferences: {{path: {path}}}}}
+policy: small
+objectives:
+  north: {{reward: {{preferred: {{group: north}}}}}}
+  south: {{reward: {{preferred: {{group: south}}}}}}
+rollout: {{eager: {{max_tokens: 6}}}}
+training: {{optimizer: dpo, steps: 2, prompts: 8, learning_rate: 0.01}}
+weighting: {{group-robust: {{losses: optimizer, rate: 0.1}}}}
+evaluation: {{prompts: 20}}
+search: {{strategy: random, trials: 1, space: {{weighting.preference: simplex}}}}
+executor: local
+trackers: []
+"""
+
+
+@pytest.mark.e2e
+def test_a_search_for_groups_of_people_alone_ends_with_an_export(tmp_path):
+    words = ["".join(word) for word in itertools.product(letters.LETTERS, repeat=3)]
+    rows = [
+        {"prompt": word, "chosen": "aa", "rejected": "bb", "group": ("north", "south")[i % 2]}
+        for i, word in enumerate(words)
+    ]
+    path, runs = write(tmp_path / "a.jsonl", rows), tmp_path / "runs"
+    (tmp_path / "study.yaml").write_text(STUDY.format(path=path))
+    arguments = ["pareto", tmp_path / "study.yaml", "--plugin", letters.FILE, "--out", runs]
+    done = CliRunner().invoke(command_line(), [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
+    (card,) = (runs / "people" / "front").glob("*/README.md")  # though nothing was ever sampled
+    assert f"<bos>{words[0]}<sep>" in card.read_text()

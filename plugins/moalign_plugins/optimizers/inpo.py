@@ -27,19 +27,19 @@ class Inpo(GameOptimizer):
 
     It need not be known how often a completion wins against the policy, as for ``sppo``: a pair at
     a time is enough. It rests where ``pi = pi_ref exp(P(y beats pi) / tau)`` up to a factor, the
-    policy that none beats if both pay ``tau`` for leaving the reference. If utilities say who wins
-    and hardly differ, that is about the optimum of ``online-dpo``. ``eta`` makes each batch move
-    the policy less; like ``sppo`` it takes several steps per batch for that to count.
+    policy that none beats if both pay ``tau`` for leaving the reference. Where utilities say who
+    wins, and hardly differ, P - 1/2 is a quarter of their difference, and that policy is the
+    optimum of ``online-dpo`` with soft labels and a beta of 4 tau. A larger ``eta`` lets each batch
+    move the policy less; like ``sppo`` it takes several steps per batch for that to count.
 
     If the objectives go round in a circle, the mean of the policies gets there; the last one does
     if ``eta`` is large enough.
 
     Source:
-        "Iterative Nash Policy Optimization", Zhang et al. 2024, arXiv 2407.00617, equation 7.
-        Differs: the probability of winning stands in the loss, there a winner drawn by it and
-        1/(2 eta), which has the same gradient on average; all pairs of a group, there the best and
-        worst of eight; pi_t is the policy at the beginning of each step, there of a few rounds;
-        several objectives. tau / eta is 1/3, as there.
+        "Iterative Nash Policy Optimization", Zhang et al. 2024, arXiv 2407.00617. Differs:
+        the probability of winning stands in the loss, there a winner drawn by it and 1 / (2 eta),
+        which has the same gradient on average; all pairs of a group, there the best and the worst;
+        pi_t is the policy at the beginning of each step, there of a few rounds; several objectives.
 
     When to use it:
         A judge of pairs as the reward (``preference: wins``), or rewards by which completions

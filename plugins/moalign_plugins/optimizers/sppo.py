@@ -34,7 +34,7 @@ class Sppo(GameOptimizer):
 
     Source:
         "Self-Play Preference Optimization for Language Model Alignment", Wu et al. 2024, arXiv
-        2405.00675, equation 4.4 with 1/2 for the normaliser. Differs: a completion is not counted
+        2405.00675, with 1/2 for the normaliser as there. Differs: a completion is not counted
         against itself; pi_t is the policy at the beginning of each step, there of three rounds;
         eta is 1000 there, where no round gets near the distance; several objectives.
 

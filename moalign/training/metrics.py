@@ -17,10 +17,11 @@ def describe(
 ) -> dict[str, float]:
     """Return a step's metrics by name.
 
-    ``objective/NAME`` is the mean raw score of what the policy wrote; ``loss/NAME`` an objective's
-    own loss; ``flat_groups/NAME`` the share of prompts without an advantage, or without a
-    preference; ``weight/NAME`` the mean weight; ``advantage_share/NAME`` is mean |w_k A_k| over
-    the sum of these.
+    Of what the policy wrote, none of which there is if nothing is rolled out: ``length``, its mean
+    number of tokens; ``finished``, the share that came to its end; ``objective/NAME``, the mean raw
+    score. ``loss/NAME`` is an objective's own loss; ``flat_groups/NAME`` the share of prompts
+    without an advantage, or without a preference; ``weight/NAME`` the mean weight;
+    ``advantage_share/NAME`` is mean |w_k A_k| over the sum of these.
 
     Args:
         step: what the weighting saw.
@@ -29,12 +30,10 @@ def describe(
         lesson: what the step learns from.
     """
     names, batch = step.names, step.batch
-    metrics: dict[str, float] = {
-        "learning_rate": step.learning_rate,
-        "length": float(batch.lengths_B().float().mean()),
-        "finished": float(batch.finished_B.float().mean()),
-    }
+    metrics: dict[str, float] = {"learning_rate": step.learning_rate}
     if not lesson.preferences:
+        metrics["length"] = float(batch.lengths_B().float().mean())
+        metrics["finished"] = float(batch.finished_B.float().mean())
         means = lesson.everything.scores_BK.nanmean(0).tolist()
         for name, mean in zip(columns, means, strict=True):
             if not math.isnan(mean):

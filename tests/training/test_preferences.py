@@ -427,6 +427,15 @@ def test_a_trial_without_its_samples_is_no_trial_on_pairs(run: RunFolder) -> Non
         Trial(study, 0, new_policy(study, run), 6)
 
 
+def test_of_what_the_policy_writes_nothing_is_said_where_it_writes_nothing(run: RunFolder) -> None:
+    written = {"length", "finished", "entropy", "kl", "objective/a"}
+    assert not written & set(new_trial(new_study(), run).train_step())
+    online = new_study(
+        "training.optimizer=grpo", "objectives.people.monitor=true", "search.space={}"
+    )
+    assert written - {"kl"} <= set(new_trial(online, run).train_step())
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 

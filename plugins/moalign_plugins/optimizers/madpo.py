@@ -37,7 +37,8 @@ class Madpo(PairwiseOptimizer):
 
     When to use it:
         Graded scores that rank well even where they are close. Where a small difference is mostly
-        noise, ``mmpo`` does the opposite and trusts it less.
+        noise, ``mmpo`` does the opposite and trusts it less. Marks that people gave, which the
+        reward ``preferred`` reads, want its ``scale``.
 
     Cost:
         One forward and backward pass over both completions, and a forward pass of the reference

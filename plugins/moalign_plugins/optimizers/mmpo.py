@@ -38,7 +38,8 @@ class Mmpo(PairwiseOptimizer):
         sum.
 
     When to use it:
-        Graded scores, such as marks out of ten, in whatever unit.
+        Graded scores, such as marks out of ten, in whatever unit. Marks that people gave, which the
+        reward ``preferred`` reads, want its ``scale``.
 
     Cost:
         One forward and backward pass over both completions, and a forward pass of the reference

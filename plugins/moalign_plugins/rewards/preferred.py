@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from annotated_types import MaxLen, MinLen
 
 from moalign.components import Reward
+from moalign.errors import DataError, OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +26,9 @@ class Preferred(Reward):
     With ``group`` it speaks for one group of people: pairs of others are none of its business. One
     objective per group makes the groups objectives, and the weighting weighs them. With ``score``
     it compares what people said of one side of the completions, instead of the choice as a whole.
+    Most optimizers ask only which is better, or take the difference in the score's own unit. Those
+    that read it as a share of the objective's bounds (``mmpo``, ``madpo``) want marks from 1 to 10
+    as ``scale: [1, 10]``: the bounds of this objective are those of what is measured, 0 and 1.
 
     Cost:
         None; measuring takes a forward pass of policy and reference over the pairs.
@@ -39,6 +45,7 @@ class Preferred(Reward):
         {},
         {"group": "north"},
         {"score": "fluency"},
+        {"score": "fluency", "scale": [0.0, 5.0]},
     )
     needs: ClassVar[frozenset[str]] = frozenset({"pairs"})
     range = (0.0, 1.0)
@@ -49,6 +56,7 @@ class Preferred(Reward):
         group: str | None = None,
         annotator: str | None = None,
         score: str | None = None,
+        scale: Annotated[list[float], MinLen(2), MaxLen(2)] | None = None,
     ) -> None:
         """Take the options.
 
@@ -56,10 +64,18 @@ class Preferred(Reward):
             group: only preferences of this group; null: all.
             annotator: only preferences of this person; null: all.
             score: the name of a score that the task gives with its preferences; null: the choice.
+            scale: lowest and highest value of that score, which become 0 and 1; null: as it is.
         """
+        if scale is not None and (score is None or not scale[0] < scale[1]):
+            raise OptionError(
+                "reward preferred, option scale: it must be the lowest and the highest value of "
+                f"`score`; found {scale} with score: {score}",
+                "scale",
+            )
         self.group = group
         self.annotator = annotator
         self.of = score
+        self.scale = scale
 
     def score(self, batch: Batch) -> list[float]:
         """Return a number for each completion; NaN for pairs of others, or without the score."""
@@ -77,4 +93,17 @@ class Preferred(Reward):
             return 1.0, 0.0
         if self.of not in pair.chosen_scores or self.of not in pair.rejected_scores:
             return nothing
-        return pair.chosen_scores[self.of], pair.rejected_scores[self.of]
+        return self._scaled(pair.chosen_scores[self.of]), self._scaled(
+            pair.rejected_scores[self.of]
+        )
+
+    def _scaled(self, value: float) -> float:
+        if self.scale is None:
+            return value
+        low, high = self.scale
+        if not low <= value <= high:
+            raise DataError(
+                f"the score {self.of!r} of a preference is {value:g}, outside of the scale {low:g} "
+                f"to {high:g}"
+            )
+        return (value - low) / (high - low)

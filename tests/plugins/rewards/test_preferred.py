@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from tabular import begun, rows_of
 
 from moalign import Batch, Pair, Prompt
+from moalign.errors import DataError, OptionError
+from moalign_plugins.optimizers.madpo import Madpo
 from moalign_plugins.rewards.preferred import Preferred
 
 ASKED = Prompt("1", "how are you")
@@ -67,9 +72,10 @@ def scores(**options: Any) -> list[list[float]]:
         ({"score": "tone"}, [[0.5, 0.75], NEITHER, NEITHER]),
         ({"score": "wit"}, [[1.0, 1.0], NEITHER, NEITHER]),
         ({"score": "tone", "group": "south"}, [NEITHER] * 3),
+        ({"score": "tone", "scale": [-0.5, 1.5]}, [[0.5, 0.625], NEITHER, NEITHER]),
     ],
 )
-def test_what_it_says_of_each_pair(options: dict[str, str], expected: list[list[float]]) -> None:
+def test_what_it_says_of_each_pair(options: dict[str, Any], expected: list[list[float]]) -> None:
     found = torch.tensor(scores(**options))
     assert torch.equal(found.isnan(), torch.tensor(expected).isnan())
     assert torch.equal(found.nan_to_num(9.0), torch.tensor(expected).nan_to_num(9.0))
@@ -78,3 +84,35 @@ def test_what_it_says_of_each_pair(options: dict[str, str], expected: list[list[
 def test_it_reads_preferences_only() -> None:
     assert Preferred.needs == {"pairs"}
     assert Preferred.range == (0.0, 1.0), "what is measured is a share"
+
+
+def test_a_score_lies_on_its_scale() -> None:
+    with pytest.raises(
+        DataError, match=r"'tone' of a preference is 0\.75, outside of the scale 0 to"
+    ):
+        scores(score="tone", scale=[0.0, 0.6])
+
+
+@pytest.mark.parametrize("options", [{"scale": [0.0, 1.0]}, {"score": "tone", "scale": [1.0, 1.0]}])
+def test_a_scale_is_of_a_score_and_rises(options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="lowest and the highest value of `score`"):
+        Preferred(**options)
+
+
+def test_marks_out_of_ten_are_shares_of_their_scale() -> None:
+    """Else every margin would be larger than the bounds, which are those of an agreement."""
+    optimizer = begun(Madpo(), 1)
+    marks = [2.0, 10.0]
+    batch = SimpleNamespace(
+        pairs_P=[
+            replace(PAIRS[0], chosen_scores={"tone": mark}, rejected_scores={"tone": 1.0})
+            for mark in marks
+        ]
+    )
+    found = Preferred(score="tone", scale=[1.0, 10.0]).score(batch)  # type: ignore[arg-type]
+    nothing_PGT = torch.zeros(2, 2, 1)
+    rows = rows_of(optimizer, torch.tensor(found).view(2, 2, 1), nothing_PGT)
+    losses_PK, _ = optimizer.losses(nothing_PGT.flatten(0, 1), rows)
+    shares = torch.tensor([(mark - 1.0) / 9.0 for mark in marks])
+    expected = 2.0 * torch.sigmoid(4.0 * (0.5 - shares)) * math.log(2.0)
+    torch.testing.assert_close(losses_PK[:, 0], expected)

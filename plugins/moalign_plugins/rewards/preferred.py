@@ -30,11 +30,20 @@ class Preferred(Reward):
     that read it as a share of the objective's bounds (``mmpo``, ``madpo``) want marks from 1 to 10
     as ``scale: [1, 10]``: the bounds of this objective are those of what is measured, 0 and 1.
 
+    Source:
+        Ours. The share is what is called reward accuracy in "Direct Preference Optimization",
+        Rafailov et al. 2023, arXiv 2305.18290; groups as in "Group Robust Preference
+        Optimization", Ramesh et al. 2024, arXiv 2405.20304.
+
+    When to use it:
+        Preferences of people, as such: one objective, or one per group where groups disagree.
+
     Cost:
         None; measuring takes a forward pass of policy and reference over the pairs.
 
     Example::
 
+        training: {optimizer: dpo}
         objectives:
           north: {reward: {preferred: {group: north}}}
           south: {reward: {preferred: {group: south}}}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from annotated_types import Ge, Gt
 
 from moalign.components import Optimizer
+from moalign.maths.normalisation import ROUNDING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -232,8 +233,10 @@ def pair_metrics(pairs: Pairs, counted: Tensor, rows: Rows) -> dict[str, Tensor]
     """Return shares of ``accuracy`` and ``margin``, which add up over micro-batches.
 
     ``accuracy`` is the share of pairs whose better completion the policy has made likelier than
-    the other, against the reference; ``margin`` the mean log-ratio of the better one minus that of
-    the other. Both are means over the prompts of each objective, then over the objectives.
+    the other, against the reference; what it has not moved apart counts one half, and so does a
+    prompt of which an objective prefers nothing. ``margin`` is the mean log-ratio of the better one
+    minus that of the other. Both are means over the prompts of each objective, then over the
+    objectives; 1/2 and 0 at the reference policy.
 
     Args:
         pairs: all of the rows.
@@ -244,8 +247,11 @@ def pair_metrics(pairs: Pairs, counted: Tensor, rows: Rows) -> dict[str, Tensor]
     per_prompt = rows.counts_K.clamp(min=1) * counted.sum(1).clamp(min=1)
     shares = counted / per_prompt[:, None] / max(int((rows.counts_K > 0).sum()), 1)
     h = pairs.h.detach()
-    right = (h > 0).float() + 0.5 * (h == 0).float()
-    return {"accuracy": (shares * right).sum(), "margin": (shares * h).sum()}
+    # Policy and reference read a completion in different micro-batches: equal up to rounding.
+    nothing = ROUNDING * (pairs.chosen.abs() + pairs.rejected.abs()).detach()
+    leans = (h > nothing).float() - (h < -nothing).float()
+    half = 0.5 * len(rows.mask_BT) / max(rows.total_rows, 1)
+    return {"accuracy": half + 0.5 * (shares * leans).sum(), "margin": (shares * h).sum()}
 
 
 def ranges(objectives: Sequence[Objective]) -> Tensor:

@@ -33,8 +33,8 @@ class OnlineDpo(UtilityOptimizer):
     Weights act before completions are compared: one preference for all objectives, where ``dpo``
     adds up the losses of each objective's own. Utilities that are equal, up to what rounding leaves
     where objectives cancel, are given to the loss as equal: a pair of these is none for ``dpo``
-    with hard labels. The loss is a mean over all prompts, and such ones count as 0; so do its
-    metrics.
+    with hard labels. The loss is a mean over all prompts, and such ones count as 0, in its metric
+    ``accuracy`` as one half.
 
     With ``units: score`` and ``loss: {dpo: {labels: soft, beta: B}}`` the optimum is ``pi_ref
     exp(utility / B)``, that of online training on the weighted scores with a divergence of

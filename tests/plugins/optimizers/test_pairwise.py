@@ -11,7 +11,7 @@ from tabular import begun, fit, rows_of
 from torch import Tensor
 
 from moalign.components import Optimizer
-from moalign.optimizers.preferences import PairwiseOptimizer
+from moalign.optimizers.preferences import Labels, PairwiseOptimizer
 from moalign.testing.steps import make_objectives
 from moalign_plugins.optimizers.cdpo import Cdpo
 from moalign_plugins.optimizers.dpo import Dpo
@@ -283,6 +283,28 @@ def test_hostile_scores_and_log_ratios_stay_finite(name: str):
         assert gradient.isfinite().all()
         assert all(value.isfinite() for value in metrics.values())
         assert not gradient[4:].any()  # nobody knows which is better
+
+
+@pytest.mark.parametrize("labels", ["hard", "soft"])
+@pytest.mark.parametrize(
+    ("moved", "accuracy", "margin"),
+    [
+        ([0.0, 1e-8, 0.0, 0.0, 0.0, 0.0], 0.5, 0.0),  # rounding
+        ([0.3, 0.0, 0.0, 0.2, 0.0, 0.0], 0.5, 0.05),
+        ([0.3, 0.0, 0.2, 0.0, 0.0, 0.9], 1.0, 0.25),  # of equal scores neither is better
+    ],
+)
+def test_accuracy_is_one_half_of_what_has_not_moved(
+    labels: Labels, moved: list[float], accuracy: float, margin: float
+):
+    """Of two prompts with a preference and one without, which counts in the mean of soft labels."""
+    scores_PGK = torch.tensor([[1.0, 0.0], [3.0, 2.0], [0.5, 0.5]])[..., None]
+    reference = torch.full((3, 2, 1), -2.0)
+    rows = rows_of(begun(Dpo(labels=labels), 1), scores_PGK, reference)
+    _, metrics = Dpo(labels=labels).losses(torch.tensor(moved)[:, None] - 2.0, rows)
+    share = 1.0 if labels == "hard" else 2 / 3
+    assert float(metrics["accuracy"]) == pytest.approx(0.5 + share * (accuracy - 0.5))
+    assert float(metrics["margin"]) == pytest.approx(share * margin, abs=1e-6)
 
 
 # --- optima -------------------------------------------------------------------------------------

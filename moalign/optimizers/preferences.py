@@ -57,6 +57,11 @@ class Groups:
         """Tokens of each completion."""
         return self.mask_PGT.sum(-1)
 
+    @property
+    def rounding_PG(self) -> Tensor:
+        """How large a log-ratio may be that is 0: passes in other micro-batches round otherwise."""
+        return ROUNDING * (self.lengths_PG - self.logprobs_PG.detach())
+
 
 def groups(logprobs_BT: Tensor, rows: Rows) -> Groups:
     """Return rows of whole groups by prompt; what padding holds is cleared."""
@@ -247,8 +252,9 @@ def pair_metrics(pairs: Pairs, counted: Tensor, rows: Rows) -> dict[str, Tensor]
     per_prompt = rows.counts_K.clamp(min=1) * counted.sum(1).clamp(min=1)
     shares = counted / per_prompt[:, None] / max(int((rows.counts_K > 0).sum()), 1)
     h = pairs.h.detach()
-    # Policy and reference read a completion in different micro-batches: equal up to rounding.
-    nothing = ROUNDING * (pairs.chosen.abs() + pairs.rejected.abs()).detach()
+    # As `Groups.rounding_PG` of both.
+    lengths = pairs.chosen_length + pairs.rejected_length
+    nothing = ROUNDING * (lengths - pairs.chosen.detach() - pairs.rejected.detach())
     leans = (h > nothing).float() - (h < -nothing).float()
     half = 0.5 * len(rows.mask_BT) / max(rows.total_rows, 1)
     return {"accuracy": half + 0.5 * (shares * leans).sum(), "margin": (shares * h).sum()}

@@ -25,9 +25,9 @@ class Lipo(ListOptimizer):
         g_i = (s_i - min s) / (max s - min s)
 
     so a pair counts by what its exchange would do to the list's discounted gain. Ranks have no
-    gradient. Of equal log-ratios, as all are before the first step, the better completion counts as
-    ranked higher; completions that are equal in both share the mean of their ranks. Missing scores
-    are not in the list.
+    gradient. Of log-ratios that are equal up to rounding, as all are before the first step, the
+    better completion counts as ranked higher; completions that are equal in both share the mean of
+    their ranks. Missing scores are not in the list.
 
     A list of two is ``dpo`` times 1 / log 2 - 1 / log 3 = 0.5325.
 
@@ -60,7 +60,7 @@ class Lipo(ListOptimizer):
 
         scores, ratios_PG = groups.scores_PGK, groups.ratios_PG
         gains = _gains(scores)
-        discounts = 1.0 / (1.0 + _ranks(ratios_PG.detach(), scores)).log()
+        discounts = 1.0 / (1.0 + _ranks(ratios_PG.detach(), scores, groups.rounding_PG)).log()
         # Axes: prompt, i, j, objective. A comparison with NaN is False.
         better = scores[:, :, None] > scores[:, None]
         exchanged = (discounts[:, :, None] - discounts[:, None]).abs()
@@ -78,14 +78,13 @@ def _gains(scores_PGK: Tensor) -> Tensor:
     return gains
 
 
-def _ranks(ratios_PG: Tensor, scores_PGK: Tensor) -> Tensor:
+def _ranks(ratios_PG: Tensor, scores_PGK: Tensor, rounding_PG: Tensor) -> Tensor:
     """Return ranks by log-ratio, then by score, among the completions that have one, from 1."""
-    ratios, scores = ratios_PG[..., None].expand_as(scores_PGK), scores_PGK
+    scores = scores_PGK
     listed = (~scores.isnan())[:, None]
-    tied = ratios[:, None] == ratios[:, :, None]
-    higher = (ratios[:, None] > ratios[:, :, None]) | (
-        tied & (scores[:, None] > scores[:, :, None])
-    )
+    ahead = (ratios_PG[:, None] - ratios_PG[:, :, None])[..., None]
+    tied = ahead.abs() <= (rounding_PG[:, None] + rounding_PG[:, :, None])[..., None]
+    higher = ~tied & (ahead > 0) | tied & (scores[:, None] > scores[:, :, None])
     same = tied & (scores[:, None] == scores[:, :, None])
     above = (higher & listed).sum(2) + 0.5 * ((same & listed).sum(2) - 1).clamp(min=0)
     return 1.0 + above

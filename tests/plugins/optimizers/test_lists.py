@@ -102,6 +102,10 @@ def test_lipo_begins_where_all_log_ratios_are_equal():
     )
     first, second, third = pull(Lipo(), (0.0, 0.0, 0.0), (6.0, 5.0, 4.0))
     assert first > second > third
+    # Policy and reference are passed in other micro-batches.
+    assert loss(Lipo(), (-1e-7, 0.0, 1e-7), (6.0, 5.0, 4.0)) == pytest.approx(
+        math.log(2) * sum(weights)
+    )
     # Equal in both: they share the ranks 2 and 3, and the pair of them has no loss.
     weight = (2.0 - 1.0) * (discount(1) - discount(2.5))
     assert loss(Lipo(), (0.0, 0.0, 0.0), (6.0, 4.0, 4.0)) == pytest.approx(2 * weight * math.log(2))

@@ -8,7 +8,7 @@ from typing import Final
 
 import torch
 
-from moalign.components import Task
+from moalign.components import Optimizer, Reward, Task
 from moalign.errors import DataError
 from moalign.study.study import Study
 from moalign.training.policy import Policy
@@ -71,10 +71,42 @@ def material(
         found = candidates(study, policy, split, prompts[split], own)
         preferences[split] = found.usable
         notes += found.notes(split)
+    notes += _unsaid(study, preferences.get("train", ()))
     for split in sampled:
         prompts[split], said = usable_prompts(study, policy, split, prompts[split])
         notes += said
     return Material(prompts, preferences, tuple(notes))
+
+
+def _unsaid(study: Study, learned: Sequence[Candidate]) -> list[str]:
+    """Return which objectives lack what one loss for all of them would read.
+
+    Where each has its own, what it says nothing of is none of its business: groups of people.
+    """
+    optimizer, rewards = study.new_optimizer(), study.new_rewards()
+    pairs = [candidate for candidate in learned if candidate.pair is not None]
+    if not pairs or type(optimizer).losses is not Optimizer.losses:
+        return []
+    notes = []
+    for objective in study.train_objectives:
+        reward = rewards[objective.name]
+        if not _judges_pairs(reward):
+            continue
+        column = Column(objective.name, reward, study.section.objectives[objective.name].output)
+        scores_P2 = score(unread_batch(study.task, pairs), [column]).scores_BK.view(-1, 2)
+        missing = int(scores_P2.isnan().any(1).sum())
+        if missing:
+            notes.append(
+                f"objective {objective.name} says nothing of {missing} of {len(pairs)} preferences "
+                f"of the train split, and optimizer {optimizer.name} has one loss for all "
+                "objectives: there it goes without"
+            )
+    return notes
+
+
+def _judges_pairs(reward: Reward) -> bool:
+    """Return whether a reward says what it says of preferences without a policy."""
+    return {need for need in reward.needs if not need.startswith("field:")} == {"pairs"}
 
 
 def compared_splits(study: Study) -> list[Split]:
@@ -116,9 +148,8 @@ def check_preferences(study: Study, prompts: Mapping[Split, Sequence[Prompt]]) -
         if split != "train":
             read = measured_candidates(read, study.section.evaluation.prompts, study.seed)
         for name, reward in rewards.items():
-            fields = {need for need in reward.needs if need.startswith("field:")}
-            if reward.needs - fields != {"pairs"} or (split == "train" and name not in trained):
-                continue  # it says nothing of pairs, or nothing without a policy
+            if not _judges_pairs(reward) or (split == "train" and name not in trained):
+                continue
             _check_concerned(study, split, Column(name, reward, sections[name].output), read)
 
 

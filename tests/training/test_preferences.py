@@ -456,6 +456,22 @@ def test_what_is_left_out_is_said_once(run: RunFolder) -> None:
     assert resumed.notes == ()
 
 
+def test_margins_that_are_missing_are_counted(run: RunFolder) -> None:
+    scored = "objectives={people: {reward: preferred}, tone: {reward: {preferred: {score: tone}}}}"
+    faults = "task={choices: {faults: {scoreless: 5}}}"
+    modpo = "training.optimizer={modpo: {primary: people}}"
+    trial = new_trial(new_study(scored, faults, modpo), run)
+    trial.train_step()
+    assert trial.notes == (
+        "objective tone says nothing of 5 of 24 preferences of the train split, and optimizer "
+        "modpo has one loss for all objectives: there it goes without",
+    )
+    for other in ((scored, modpo), (scored, faults)):  # nothing is missing; losses of their own
+        trial = new_trial(new_study(*other), run)
+        trial.train_step()
+        assert trial.notes == ()
+
+
 def test_prompts_that_leave_no_room_for_a_completion_are_left_out(run: RunFolder) -> None:
     """<bos>, the text, <sep> and 6 tokens of completion, in a context of 12: 4 letters fit."""
     study = new_study(

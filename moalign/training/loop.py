@@ -129,7 +129,7 @@ class Trial:
         self.parameters = [p for _, p in policy.trainable()]
         self.engine = GradientEngine(policy, self.training.gradients)
         self.optimizer.begin(self.objectives, policy.width, seeds.key(study.seed, trial, "begin"))
-        for parameter in self.optimizer.parameters():
+        for parameter in self.optimizer.parameters():  # in place: a copy would be no leaf
             parameter.data = parameter.data.to(policy.device)
         self.replay = Replay(study, policy, self.prompts["train"])
         self.passes = Passes(study, policy, self.optimizer, self.engine, self.cost)
@@ -156,8 +156,6 @@ class Trial:
     def _parameter_groups(self) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = [{"params": self.parameters}]
         own = list(self.optimizer.parameters())
-        for parameter in own:  # in place: a copy on the device would be no leaf
-            parameter.data = parameter.data.to(self.policy.device)
         if own:
             groups.append({"params": own, "weight_decay": 0.0})
         return groups

@@ -62,8 +62,8 @@ def split_prompts(task: Task, needed: Sequence[Split]) -> dict[Split, list[Promp
         if len(by_split[name]) < FEWEST:
             raise DataError(
                 f"task {task.name}: the {name} split has {len(by_split[name])} prompts; it needs "
-                f"at least {FEWEST}. Give more data, or a larger share of it (option `split` of tasks "
-                "that read files)"
+                f"at least {FEWEST}. Give more data, or a larger share of it (option `split` of "
+                "tasks that read files)"
             )
     return by_split
 

@@ -39,7 +39,7 @@ from moalign.errors import (
 from moalign.functions import reward
 from moalign.hookspecs import hookimpl
 from moalign.optimizers.clipped import ClippedOptimizer
-from moalign.optimizers.preferences import PairwiseOptimizer
+from moalign.optimizers.preferences import Pairs, PairwiseOptimizer
 from moalign.types import (
     BASE,
     SPLITS,
@@ -104,6 +104,7 @@ __all__ = [
     "Optimizer",
     "OptionError",
     "Pair",
+    "Pairs",
     "PairwiseOptimizer",
     "Parameter",
     "PluginError",

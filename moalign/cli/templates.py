@@ -188,8 +188,7 @@ _PAIR_LOSS: Final = '''\
 from typing import Annotated, Any
 
 from annotated_types import Ge
-from moalign import Optimizer, hookimpl
-from moalign.optimizers.preferences import Pairs, PairwiseOptimizer
+from moalign import Optimizer, Pairs, PairwiseOptimizer, hookimpl
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 

@@ -50,6 +50,7 @@ class Preferences(Task):
           north: {reward: {preferred: {group: north}}}
           south: {reward: {preferred: {group: south}}}
         training: {optimizer: dpo}
+        search: {space: {weighting.preference: simplex}}
 
     **Options**
 
@@ -181,6 +182,8 @@ class Preferences(Task):
             groups = Counter(pair.group for pair in pairs if pair.group)
             for group, count in sorted(groups.items()):
                 facts[f"preferences of group {group} in {split}"] = count
+            if groups and len(pairs) > groups.total():
+                facts[f"preferences without a group in {split}"] = len(pairs) - groups.total()
             given = Counter(name for pair in pairs for name in pair.chosen_scores)
             for name, count in sorted(given.items()):
                 facts[f"preferences with score {name} in {split}"] = count

@@ -34,7 +34,9 @@ class GroupRobust(Weighting):
     pairs; objectives are then groups of people, and their rewards are not looked at.
 
     The smaller the rate, the longer the memory: at 0.01 and a loss 0.5 above the others', a weight
-    doubles against theirs in 140 steps. A rate without limit is `maxmin` on summed losses.
+    doubles against theirs in 140 steps. A rate without limit is `maxmin` on summed losses. What
+    counts is rate times loss: losses of `ipo` are some tens where those of `dpo` are below 1, so
+    with it the rate must be as much smaller, or the weights jump between the groups.
 
     Source:
         "Group Robust Preference Optimization", arXiv 2405.20304; the update is that of
@@ -45,8 +47,8 @@ class GroupRobust(Weighting):
         sqrt(group size), off there, is left out.
 
     When to use it:
-        As `maxmin`, with the memory in the weights instead of in the means: no flips, and a mixture
-        of objectives as the result.
+        As `maxmin`, with the memory in the weights instead of in the means: no flips, if rate times
+        loss is small, and a mixture of objectives as the result.
 
     Cost:
         None.

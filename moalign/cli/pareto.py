@@ -79,7 +79,7 @@ def pareto(
     if plan:
         _print_plan(loaded, folder, trials)
         return
-    _run(loaded, folder, trials=trials, max_hours=max_hours, strict=strict)
+    _run(loaded, folder, trials=trials, max_hours=max_hours, strict=strict, search=True)
 
 
 @app.command()
@@ -113,7 +113,13 @@ def load_study(name: str, plugin_files: list[Path] | None, overrides: Sequence[s
 
 
 def _run(
-    study: Study, folder: Path, *, trials: int | None, max_hours: float | None, strict: bool
+    study: Study,
+    folder: Path,
+    *,
+    trials: int | None,
+    max_hours: float | None,
+    strict: bool,
+    search: bool = False,
 ) -> None:
     from moalign.reporting.report import front_of
 
@@ -124,6 +130,10 @@ def _run(
         console.print(f"{folder} is finished; nothing to train (--trials N adds trials)")
         show_front(console, earlier, front_of(earlier))
         return
+    if search and total > 1 and not study.space:
+        from moalign.search.plan import nothing_searched
+
+        console.print(nothing_searched(total), soft_wrap=True)
     quiet_libraries()
     from moalign.cli.progress import ProgressView
     from moalign.search.driver import run_study

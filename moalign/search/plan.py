@@ -40,6 +40,7 @@ class Plan:
         before: tokens spent before training, once for all trials, or None.
         preferences: that training reads, where it samples nothing; None: it samples.
         samples: completion tokens to choose between that are sampled before training, at most.
+        searched: the trials differ in their settings.
     """
 
     weighting: str
@@ -59,11 +60,13 @@ class Plan:
     before: Cost | None = None
     preferences: int | None = None
     samples: int = 0
+    searched: bool = True
 
     def lines(self) -> list[str]:
         """Return the plan for people."""
-        to_go = f"{self.trials} in all, {self.ended} done; at most {self.steps} steps to go"
+        to_go = f"{self.trials} in all, {self.ended} done; at most {self.steps} step{'s' * (self.steps != 1)} to go"
         more = f", {self.weighting}'s own on the steer split come on top" if self.steering else ""
+        measured = f"{self.measurements} measurement{'s' * (self.measurements != 1)}"
         learnt = (
             "each is read and learnt from as well"
             if self.preferences is None
@@ -71,7 +74,7 @@ class Plan:
         )
         lines = [
             f"method  weighting {self.weighting}, optimizer {self.optimizer}",
-            f"trials  {to_go} and {self.measurements} measurements on validation",
+            f"trials  {to_go} and {measured} on validation",
             f"tokens  at most {_count(self.sampled)} sampled{more}; {learnt}",
         ]
         if self.cost is not None:
@@ -80,6 +83,8 @@ class Plan:
                 f"{_count(self.cost.forwarded)} forward and {_count(self.cost.backwarded)} "
                 "backward, at what a step has taken so far"
             )
+        if not self.searched and self.trials > 1:
+            lines.insert(2, f"search  {nothing_searched(self.trials)}")
         if self.before is not None:
             lines.append(
                 f"before  {_count(self.before.generated)} tokens were sampled and "
@@ -162,6 +167,16 @@ def make_plan(study: Study, folder: RunFolder, run: Run | None, trials: int, wor
         samples=training.pairs.prompts * training.pairs.samples * limit
         if optimizer.learns_from != "rollouts" and training.pairs.source == "samples"
         else 0,
+        searched=bool(study.space),
+    )
+
+
+def nothing_searched(trials: int) -> str:
+    """Return what to say of several trials with an empty search space."""
+    return (
+        f"nothing is searched: {trials} trials differ in their random numbers only, so what lies "
+        "between them is the noise of training; name in search.space what is to differ, or train "
+        "one policy with moalign train"
     )
 
 

@@ -130,6 +130,19 @@ def test_a_plan_runs_nothing(moalign: Moalign, tmp_path: Path, monkeypatch: Any)
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_search_of_nothing_says_so_at_the_start(moalign: Moalign) -> None:
+    nothing, soon = ("--set", "search.space={}"), ("--max-hours", 0)
+    start = "nothing is searched: 2 trials differ in their random numbers only"
+    assert moalign("pareto", *nothing, "--trials", 2, *soon).stdout.startswith(start)
+    for done in (
+        moalign("pareto", *nothing, "--trials", 1, "--run", "one", *soon),
+        moalign("pareto", "--trials", 2, "--run", "searched", *soon),
+        moalign("train", "--set", "search.trials=2", *soon),
+    ):
+        assert done.exit_code == 0, done.output
+        assert "nothing is searched" not in done.stdout
+
+
 def test_a_plan_refuses_what_the_start_refuses(
     moalign: Moalign, tmp_path: Path, monkeypatch: Any
 ) -> None:

@@ -79,6 +79,29 @@ def test_a_finished_run_has_nothing_left(tmp_path: Path):
     assert made.seconds == 0
 
 
+def test_trials_that_differ_in_random_numbers_only_are_called_so(tmp_path: Path):
+    folder = RunFolder(tmp_path / "mine")
+    same = quick_study("search.space={}")
+    assert (
+        make_plan(same, folder, None, trials=6, workers=2)
+        .lines()[2]
+        .startswith("search  nothing is searched: 6 trials differ in their random numbers only")
+    )
+    for study, trials in ((same, 1), (quick_study(), 6)):
+        lines = make_plan(study, folder, None, trials=trials, workers=2).lines()
+        assert not any("nothing is searched" in line for line in lines)
+
+
+def test_one_is_not_plural(tmp_path: Path):
+    study = quick_study("search.rungs=[]", "training.steps=1")
+    run = quick_run(tmp_path / "mine", study=study, trials=1).run
+    made = make_plan(study, run.folder, run, trials=2, workers=1)
+    assert (made.steps, made.measurements) == (1, 1)
+    assert made.lines()[1] == (
+        "trials  2 in all, 1 done; at most 1 step to go and 1 measurement on validation"
+    )
+
+
 @pytest.mark.parametrize(
     ("number", "text"), [(7, "7"), (1234, "1.23 thousand"), (5e6, "5 million"), (2e9, "2 billion")]
 )

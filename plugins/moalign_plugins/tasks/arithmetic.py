@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
@@ -44,7 +44,7 @@ class Arithmetic(Task):
     is in two splits. Prompts of a split are different problems, a third each with 2, 3 and 4
     operands, in turn. Demonstrations come from train problems only.
 
-    **Preferences.** A pair per prompt; all are simulated. ``preferences`` says whose:
+    **Preferences.** A pair per prompt, all simulated. ``preferences`` says whose:
 
     - ``styles``: what is preferred depends on the prompt: for a sum of two numbers the terse
       answer, for more numbers the prose, which shows every step. The other completion is, with
@@ -57,7 +57,8 @@ class Arithmetic(Task):
       style, and either may be in conflict with the other.
     - ``groups``: the same pairs, with the taste of one of two groups of people. Four in five are
       ``hurried``: the shorter style always, and a right answer only within a style. One in five is
-      ``careful``: as in ``mixed``. Their ways part in seven of fifteen pairs.
+      ``careful``: as in ``mixed``. Their ways part in seven of fifteen pairs. Held-out pairs are
+      judged by both groups, so that few people are measured as exactly as many.
 
     **Fields.** ``operands`` (list of int) and ``answer`` (int), read by ``exact-answer`` and
     ``steps-shown``.
@@ -123,8 +124,10 @@ class Arithmetic(Task):
             rng, make = Random(f"arithmetic preferences {seed}"), _style_pair
         else:  # another order of random numbers in each split
             rng = Random(f"arithmetic {self.preferences} {seed} {split}")
-            make = _mixed_pair if self.preferences == "mixed" else _group_pair
-        return [make(prompt, rng) for prompt in self.prompts() if prompt.split == split]
+            make = _mixed_pair if self.preferences == "mixed" else _group_pairs
+        return [
+            pair for prompt in self.prompts() if prompt.split == split for pair in make(prompt, rng)
+        ]
 
     def tokenizer(self) -> Tokenizer:
         """Return a tokenizer with a token per digit and place; decoding gives the text back."""
@@ -228,31 +231,38 @@ Taste = Callable[[int, bool, int], tuple[int, int]]
 """How a person ranks a style (its place in STYLES), right or not, for so many numbers."""
 
 
-def _style_pair(prompt: Prompt, rng: Random) -> Pair:
+def _style_pair(prompt: Prompt, rng: Random) -> list[Pair]:
     """Return the style that a sum calls for, over another style or a wrong result."""
     operands = prompt.fields["operands"]
     liked, other = (_terse, _prose) if len(operands) == 2 else (_prose, _terse)
     style = liked(operands)
-    return Pair(prompt, style, rng.choice((other(operands), _mistaken(style, rng))))
+    return [Pair(prompt, style, rng.choice((other(operands), _mistaken(style, rng))))]
 
 
-def _mixed_pair(prompt: Prompt, rng: Random) -> Pair:
-    return _compared(prompt, rng, _careful)
+def _mixed_pair(prompt: Prompt, rng: Random) -> list[Pair]:
+    return _compared(prompt, rng, {"": _careful})
 
 
-def _group_pair(prompt: Prompt, rng: Random) -> Pair:
-    if rng.random() < MINORITY:
-        return _compared(prompt, rng, _careful, "careful")
-    return _compared(prompt, rng, _hurried, "hurried")
+def _group_pairs(prompt: Prompt, rng: Random) -> list[Pair]:
+    """Return the preference of one group, and of held-out prompts those of both."""
+    if prompt.split != "train":
+        return _compared(prompt, rng, TASTES)
+    group = "careful" if rng.random() < MINORITY else "hurried"
+    return _compared(prompt, rng, {group: TASTES[group]})
 
 
-def _compared(prompt: Prompt, rng: Random, taste: Taste, group: str = "") -> Pair:
-    """Return two different answers in the order of somebody's taste."""
+def _compared(prompt: Prompt, rng: Random, tastes: Mapping[str, Taste]) -> list[Pair]:
+    """Return two different answers in the order of the taste of each group."""
     operands = prompt.fields["operands"]
     kinds = [(style, right) for style in range(len(STYLES)) for right in (True, False)]
-    ranked = sorted(rng.sample(kinds, 2), key=lambda k: taste(k[0], k[1], len(operands)))
-    rejected, chosen = (_answer(operands, style, right, rng) for style, right in ranked)
-    return Pair(prompt, chosen, rejected, group=group)
+    drawn = rng.sample(kinds, 2)
+    texts = {kind: _answer(operands, kind[0], kind[1], rng) for kind in drawn}
+    pairs = []
+    for group, taste in tastes.items():
+        ranks = {kind: taste(kind[0], kind[1], len(operands)) for kind in drawn}
+        rejected, chosen = sorted(drawn, key=ranks.__getitem__)
+        pairs.append(Pair(prompt, texts[chosen], texts[rejected], group=group))
+    return pairs
 
 
 def _answer(operands: Sequence[int], style: int, right: bool, rng: Random) -> str:
@@ -268,3 +278,6 @@ def _careful(style: int, right: bool, numbers: int) -> tuple[int, int]:
 def _hurried(style: int, right: bool, numbers: int) -> tuple[int, int]:  # noqa: ARG001
     """Short, then right."""
     return -style, int(right)
+
+
+TASTES: Final[Mapping[str, Taste]] = {"hurried": _hurried, "careful": _careful}

@@ -273,8 +273,9 @@ def test_every_objective_prefers_something(preferences):
 
 
 def test_groups_have_tastes_of_their_own_that_conflict_on_some_pairs(task):
-    pairs = [p for split in SPLITS for p in Arithmetic(preferences="groups").pairs(0, split)]
-    assert [p.prompt for p in pairs] == list(task.prompts())
+    groups = Arithmetic(preferences="groups")
+    pairs = groups.pairs(0)
+    assert [p.prompt for p in pairs] == [p for p in task.prompts() if p.split == "train"]
     counts = Counter(pair.group for pair in pairs)
     assert counts["careful"] / len(pairs) == pytest.approx(0.2, abs=0.02)
     conflicts = 0
@@ -285,6 +286,11 @@ def test_groups_have_tastes_of_their_own_that_conflict_on_some_pairs(task):
         assert own(chosen, numbers) > own(rejected, numbers)
         conflicts += other(chosen, numbers) < other(rejected, numbers)
     assert conflicts / len(pairs) == pytest.approx(7 / 15, abs=0.03)
+
+    held_out = groups.pairs(0, "test")
+    for one, other in zip(held_out[::2], held_out[1::2], strict=True):
+        assert (one.prompt, {one.group, other.group}) == (other.prompt, {"hurried", "careful"})
+        assert {one.chosen, one.rejected} == {other.chosen, other.rejected}
 
 
 # --- typed prompts -------------------------------------------------------------------------------

@@ -64,7 +64,8 @@ class Plan:
 
     def lines(self) -> list[str]:
         """Return the plan for people."""
-        to_go = f"{self.trials} in all, {self.ended} done; at most {self.steps} step{'s' * (self.steps != 1)} to go"
+        steps = f"{self.steps} step{'s' * (self.steps != 1)}"
+        to_go = f"{self.trials} in all, {self.ended} done; at most {steps} to go"
         more = f", {self.weighting}'s own on the steer split come on top" if self.steering else ""
         measured = f"{self.measurements} measurement{'s' * (self.measurements != 1)}"
         learnt = (

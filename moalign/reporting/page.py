@@ -65,6 +65,7 @@ def front_html(front: Front) -> str:
         title=html.escape(title(table)),
         plots="\n".join(f'<div class="plot">{part}</div>' for part in parts),
         front=_html_table(*front_rows(table)),
+        made=" and what it writes" if has_samples(table) else "",
         colour=" Colour is the objective that is not an axis." if len(table.axes) == 3 else "",
         stars=f"; {html.escape(note)}" if (note := threshold_note(table)) else "",
         split=front.split,
@@ -287,8 +288,15 @@ def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table><thead>{line(header, 'th')}</thead><tbody>\n{body}\n</tbody></table>"
 
 
+def has_samples(table: PointTable) -> bool:
+    """Return whether anybody wrote anything: agreement alone is measured without completions."""
+    return any(p.validation.evaluation.samples for p in (table.base, *table.points))
+
+
 def _samples(table: PointTable) -> str:
     """Return, for a few prompts, what the base policy and every front point write."""
+    if not has_samples(table):
+        return ""
     parts = []
     for place, shown in enumerate(table.base.validation.evaluation.samples[:SHOWN]):
         rows = [
@@ -298,7 +306,7 @@ def _samples(table: PointTable) -> str:
         ]
         heading = f"<h3>{html.escape(shown['prompt'])}</h3>"
         parts.append(heading + _html_table(["point", "completion", "scores"], rows))
-    return "\n".join(parts)
+    return '<h2>What they write</h2>\n<div class="scroll">' + "\n".join(parts) + "</div>"
 
 
 def _scores(scores: Mapping[str, float | None]) -> str:
@@ -328,7 +336,7 @@ th, td { padding: .3rem .9rem .3rem 0; }
 <h1>$title</h1>
 <p>Each point is a trained policy; up and right is better. Bars are one standard error.$colour
 Points are chosen on validation; the test split only reports. Hover over a point to see what made
-it and what it writes.</p>
+it$made.</p>
 $plots
 <h2>The front</h2>
 <p>Means and standard errors on validation$stars.</p>
@@ -339,8 +347,7 @@ An interval speaks of these checkpoints, not of the settings they were trained w
 <div class="scroll">$choices</div>
 <p>$hypervolume</p>
 <p>$before</p>
-<h2>What they write</h2>
-<div class="scroll">$samples</div>
+$samples
 </body>
 </html>
 """)

@@ -19,7 +19,7 @@ from moalign.reporting.front import (
     hypervolume_sentence,
     threshold_note,
 )
-from moalign.reporting.page import front_html
+from moalign.reporting.page import front_html, has_samples
 from moalign.reporting.plots import front_png, title
 from moalign.reporting.points import PointTable, read_points, to_csv
 from moalign.search.archive import Run
@@ -99,7 +99,8 @@ def report_text(run: Run, front: Front, facts: Mapping[str, Any]) -> str:
         f"# {title(table)}",
         " ".join(filter(None, (summary(run), before_note(table)))),
         "![The front](front.png)",
-        "[Interactive](front.html), with parameters and completions; [all points](points.csv).",
+        f"[Interactive](front.html), with parameters{' and completions' * has_samples(table)}; "
+        "[all points](points.csv).",
         "## The front",
         "Means and standard errors on validation, which decides what is on the front"
         + (f"; {note}." if (note := threshold_note(table)) else "."),

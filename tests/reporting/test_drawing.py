@@ -16,7 +16,7 @@ from moalign.errors import RecordError
 from moalign.reporting.page import front_html
 from moalign.reporting.plots import front_png
 from moalign.reporting.points import read_points
-from moalign.reporting.report import front_of, write_report
+from moalign.reporting.report import front_of, report_text, write_report
 
 MakeRun = Callable[..., Any]
 
@@ -75,6 +75,17 @@ def test_text_of_models_cannot_run_in_the_page(make_run: MakeRun) -> None:
     hover = traces(page)[0]["text"][0]
     assert "text 2 &lt;b&gt;&amp;&lt;/b&gt;" in hover
     assert "<td>text 0 &lt;b&gt;&amp;&lt;/b&gt;</td>" in page
+
+
+@pytest.mark.parametrize("samples", [0, 3])
+def test_completions_are_promised_where_there_are_some(make_run: MakeRun, samples: int) -> None:
+    """Agreement is measured without any."""
+    run = make_run(samples=samples)
+    page, report = front_html(front_of(run)), report_text(run, front_of(run), {})
+    promises = ("<h2>What they write</h2>", "what it writes.", "and completions;")
+    assert [p in page + report for p in promises] == [samples > 0] * 3
+    assert ('<div class="scroll"></div>' in page) is False
+    assert re.search(r"what made\s+it( and what it writes)?\.</p>", page)
 
 
 def test_the_report_writes_its_files_by_role(make_run: MakeRun) -> None:

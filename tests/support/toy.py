@@ -30,6 +30,7 @@ def make_run(
     conditions: Sequence[Mapping[str, float] | None] = (None,),
     units: int = 40,
     noise: float = 0.05,
+    samples: int = 3,
     test: bool = True,
     closed: str | None = "finished",
     failed: Mapping[int, str] | None = None,
@@ -46,6 +47,7 @@ def make_run(
         conditions: that every trial is measured under; each raises what it weighs.
         units: how many, alike for all points.
         noise: deviation over the units, nearly the same for all points.
+        samples: completions kept with each measurement.
         test: measure the front on test.
         closed: how the driver left it; None leaves it open.
         failed: why trials failed, by number.
@@ -74,12 +76,12 @@ def make_run(
             shift = np.array([(condition or {}).get(n, 0.0) / 10 for n in names])
             drawn = own.normal(0, noise / 5, shared.shape)
             values_UK = np.asarray(means) + shift + shared + drawn - drawn.mean(0)
-            samples = tuple(
+            written = tuple(
                 {"prompt": f"prompt {u} <x>", "text": f"text {trial} <b>&</b>", "scores": {}}
-                for u in range(3)
+                for u in range(samples)
             )
             ids = tuple(f"u{u}" for u in range(units))
-            evaluation = Evaluation(names, ids, values_UK.tolist(), Cost(generated=9), samples)
+            evaluation = Evaluation(names, ids, values_UK.tolist(), Cost(generated=9), written)
             measured.append(Measured(condition, evaluation))
             mean_K, stderr_K = mean_and_stderr(values_UK)
             points.append(events.Point(condition, tuple(mean_K), tuple(stderr_K)))

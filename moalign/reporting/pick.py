@@ -19,6 +19,15 @@ TIE = 1e-9
 """Utilities closer than this are equal."""
 
 
+_KNEE = "It is the knee: the point farthest beyond the extremes of the front."
+_KNEES = {
+    1: "It is the only point to choose, so there is no knee.",
+    2: "There are two points to choose from, both extremes, so there is no knee: this is the first "
+    "of them, and a preference chooses between them.",
+}
+"""What to say instead where there are so few points."""
+
+
 @dataclass(frozen=True)
 class Pick:
     """What was picked and why.
@@ -67,7 +76,7 @@ def pick(
     points = kept or points
     if knee:
         rows = [point.means_K(table.names) for point in points]
-        reasons.insert(0, "It is the knee: the point farthest beyond the extremes of the front.")
+        reasons.insert(0, _KNEES.get(len(points), _KNEE))
         return Pick(points[pareto.knee(rows)], tuple(reasons))
     wanted = complete_preference(prefer or dict.fromkeys(table.names, 1.0), table.names)
     chosen, utility = best(table, points, wanted)

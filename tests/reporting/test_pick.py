@@ -96,7 +96,17 @@ def test_the_studys_own_threshold_holds_unless_nobody_meets_it(make_run: MakeRun
 def test_the_knee(table: PointTable) -> None:
     found = pick.pick(table, knee=True)
     assert chosen(found) == "t01"
-    assert "knee" in found.reasons[0]
+    assert found.reasons[0].startswith("It is the knee: the point farthest beyond")
+
+
+def test_one_or_two_points_have_no_knee(make_run: MakeRun, table: PointTable) -> None:
+    two = read_points(make_run("two", trials={0: TRIALS[0], 1: TRIALS[2]}))
+    found = pick.pick(two, knee=True)
+    assert chosen(found) == "t00"
+    assert found.reasons[0].startswith("There are two points to choose from, both extremes, so")
+    found = pick.pick(table, knee=True, at_least={"a": 0.85})
+    assert chosen(found) == "t00"
+    assert found.reasons == ("It is the only point to choose, so there is no knee.",)
 
 
 @pytest.mark.parametrize(

@@ -220,9 +220,11 @@ def show_pick(console: Console, run: Run, table: PointTable, picked: Pick) -> No
 
 
 def _value_rows(table: PointTable, point: Point) -> tuple[list[str], list[list[str]]]:
+    from moalign.reporting.points import with_error
+
     def cell(of: Point, name: str, split: str) -> str:
         value = of.values("test" if split == "test" else "validation").get(name)
-        return "" if value is None else f"{value.mean:.3f} ± {value.stderr:.3f}"
+        return "" if value is None else with_error(value.mean, value.stderr)
 
     header = ["objective", "validation", "test", "base policy, validation"]
     rows = [

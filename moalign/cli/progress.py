@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from moalign.hookspecs import hookimpl
 from moalign.reporting.front import number
 from moalign.reporting.pick import share
-from moalign.reporting.points import PREFERENCE
+from moalign.reporting.points import PREFERENCE, with_error
 from moalign.types import Objective, Observation, Proposal, StepEvent
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ def _params(proposal: Proposal) -> str:
 
 
 def _values(values: Values) -> str:
-    return ", ".join(f"{n} {mean:.3f} ± {stderr:.3f}" for n, (mean, stderr) in values.items())
+    return ", ".join(f"{n} {with_error(mean, stderr)}" for n, (mean, stderr) in values.items())
 
 
 def _clock(seconds: float) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from moalign.errors import RecordError
 from moalign.reporting import pick
 from moalign.reporting.front import mean_difference
-from moalign.reporting.points import Point, PointTable, read_points
+from moalign.reporting.points import Point, PointTable, interval, read_points, with_error
 from moalign.reporting.statistics import UtilityDifference, utility_difference
 from moalign.search.archive import Run
 from moalign.study.study import report_preferences
@@ -94,8 +94,8 @@ def comparison_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]
 
 
 def _told(difference: UtilityDifference) -> list[str]:
-    interval = f"{difference.low:+.3f} to {difference.high:+.3f}"
-    return [f"{difference.value:+.3f} ± {difference.stderr:.3f}", interval]
+    told = with_error(difference.value, difference.stderr, sign="+")
+    return [told, interval(difference.low, difference.high)]
 
 
 def _row(one: PointTable, two: PointTable, preference: Mapping[str, float], split: Split) -> Row:

@@ -14,7 +14,7 @@ from moalign.reporting.adapter import FOLDER, Adapter, adapter_of, write_adapter
 from moalign.reporting.commands import sample_command
 from moalign.reporting.front import number
 from moalign.reporting.pick import say
-from moalign.reporting.points import Point, PointTable, Value
+from moalign.reporting.points import Point, PointTable, Value, with_error
 from moalign.search.archive import Run
 from moalign.study.loading import with_values
 from moalign.study.study import Study
@@ -274,7 +274,7 @@ def _scores(table: PointTable, point: Point) -> str:
 
 def _cell(values: Mapping[str, Value], name: str) -> str:
     value = values.get(name)
-    return "" if value is None else f"{value.mean:.3f} ± {value.stderr:.3f}"
+    return "" if value is None else with_error(value.mean, value.stderr)
 
 
 def _licence(study: Study) -> str:

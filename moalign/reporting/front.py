@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from moalign.reporting import pick
-from moalign.reporting.points import Point, PointTable
+from moalign.reporting.points import Point, PointTable, interval, with_error
 from moalign.reporting.statistics import (
     Floats,
     HypervolumeInterval,
@@ -229,10 +229,10 @@ def choice_rows(front: Front) -> tuple[list[str], list[list[str]]]:
         [
             pick.say(c.preference),
             c.point.id,
-            f"{c.utility.value:.3f} ± {c.utility.stderr:.3f}",
-            f"{c.base.value:.3f} ± {c.base.stderr:.3f}",
+            with_error(c.utility.value, c.utility.stderr),
+            with_error(c.base.value, c.base.stderr),
             f"{c.difference.value:+.3f}",
-            f"{c.difference.low:+.3f} to {c.difference.high:+.3f}",
+            interval(c.difference.low, c.difference.high),
         ]
         for c in front.choices
     ]
@@ -240,8 +240,8 @@ def choice_rows(front: Front) -> tuple[list[str], list[list[str]]]:
         mine = np.mean([c.utility.value for c in front.choices])
         base = np.mean([c.base.value for c in front.choices])
         e = front.expected
-        interval = f"{e.low:+.3f} to {e.high:+.3f}"
-        rows.append(["mean", "", f"{mine:.3f}", f"{base:.3f}", f"{e.value:+.3f}", interval])
+        told = [f"{mine:.3f}", f"{base:.3f}", f"{e.value:+.3f}", interval(e.low, e.high)]
+        rows.append(["mean", "", *told])
     return header, rows
 
 
@@ -263,7 +263,7 @@ def _value(table: PointTable, point: Point, name: str, split: Split) -> str:
     low, high = objective.bounds or (0.0, 1.0)
     places = max(0, 3 - max(0, round(np.log10(high - low))))
     short = "" if objective.at_least is None or value.mean >= objective.at_least else " *"
-    return f"{value.mean:.{places}f} ± {value.stderr:.{places}f}{short}"
+    return with_error(value.mean, value.stderr, places) + short
 
 
 def number(value: object) -> str:

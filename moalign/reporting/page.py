@@ -35,7 +35,7 @@ from moalign.reporting.plots import (
     normalised,
     title,
 )
-from moalign.reporting.points import Point, PointTable
+from moalign.reporting.points import Point, PointTable, with_error
 from moalign.types import Objective
 
 SAMPLES: Final = 2
@@ -264,7 +264,7 @@ def _hover(table: PointTable, point: Point) -> str:
     for name, value in point.values().items():
         tested = point.values("test").get(name)
         test = "" if tested is None else f"   (test {tested.mean:.3f})"
-        lines.append(f"{html.escape(name)} {value.mean:.3f} ± {value.stderr:.3f}{test}")
+        lines.append(f"{html.escape(name)} {with_error(value.mean, value.stderr)}{test}")
     if point.weights:
         told = ", ".join(f"{html.escape(n)} {share(w)}" for n, w in point.weights.items())
         lines.append(f"<b>weights</b> {told}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from moalign import pareto
 from moalign.errors import StudyError, nearest
-from moalign.reporting.points import Point, PointTable
+from moalign.reporting.points import Point, PointTable, with_error
 from moalign.reporting.statistics import UtilityDifference, utility_difference
 from moalign.study.study import complete_preference
 
@@ -130,7 +130,7 @@ def _rivals(
     if not close:
         return []
     close.sort(key=lambda pair: pair[1].value)
-    told = ", ".join(f"{p.id} ({-d.value:+.3f} ± {d.stderr:.3f})" for p, d in close[:3])
+    told = ", ".join(f"{p.id} ({with_error(-d.value, d.stderr, sign='+')})" for p, d in close[:3])
     more = f" and {len(close) - 3} more" if len(close) > 3 else ""
     return [f"Not certainly worse there: {told}{more}."]
 

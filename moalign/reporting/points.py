@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,27 @@ class Value:
 
     mean: float
     stderr: float
+
+
+def with_error(value: float, stderr: float, places: int = 3, sign: str = "") -> str:
+    """Return a number and its standard error as text, with ``?`` for what is not known.
+
+    Args:
+        value: in any unit; NaN if there is none.
+        stderr: in the same unit; NaN for a mean of one unit.
+        places: after the point.
+        sign: ``+`` writes the sign of positive values too.
+    """
+    return f"{_known(value, places, sign)} ± {_known(stderr, places)}"
+
+
+def interval(low: float, high: float) -> str:
+    """Return an interval of differences as text, with ``?`` for what is not known."""
+    return f"{_known(low, 3, '+')} to {_known(high, 3, '+')}"
+
+
+def _known(value: float, places: int, sign: str = "") -> str:
+    return "?" if math.isnan(value) else f"{value:{sign}.{places}f}"
 
 
 @dataclass(frozen=True)

@@ -781,7 +781,8 @@ def _cell(point: Mapping[str, str], name: str) -> str:
 
 
 def _value(mean: float, stderr: float) -> str:
-    return f"{mean:.3f} ± {stderr:.3f}"
+    spread = "?" if math.isnan(stderr) else f"{stderr:.3f}"  # of one unit there is none
+    return f"{mean:.3f} ± {spread}"
 
 
 def _version_tags(point: Mapping[str, str]) -> Iterator[tuple[str, str]]:

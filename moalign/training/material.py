@@ -22,7 +22,7 @@ from moalign.training.preferences import (
 )
 from moalign.training.rollout import fitting
 from moalign.training.scoring import Column, score
-from moalign.training.splits import needed_splits, split_prompts
+from moalign.training.splits import FEWEST, needed_splits, split_prompts
 from moalign.types import Batch, Prompt, Split
 
 MOST_NAMED: Final = 8
@@ -72,6 +72,7 @@ def material(
         preferences[split] = found.usable
         notes += found.notes(split)
     notes += _unsaid(study, preferences.get("train", ()))
+    notes += _rough(study, preferences)
     for split in sampled:
         prompts[split], said = usable_prompts(study, policy, split, prompts[split])
         notes += said
@@ -102,6 +103,63 @@ def _unsaid(study: Study, learned: Sequence[Candidate]) -> list[str]:
                 "objectives: there it goes without"
             )
     return notes
+
+
+def _rough(study: Study, preferences: Mapping[Split, Sequence[Candidate]]) -> list[str]:
+    """Return which objectives are measured by agreement on few units.
+
+    A note, not an error: units may hold many prompts each, and a first try measures little.
+    """
+    rewards, sections, notes = study.new_rewards(), study.section.objectives, []
+    for split, found in preferences.items():
+        for name, reward in rewards.items():
+            if split == "train" or not _judges_pairs(reward):
+                continue
+            column = Column(name, reward, sections[name].output)
+            units = len(_measured_units(study, column, found))
+            if units < FEWEST:
+                notes.append(
+                    f"objective {name} is measured on {_count(units)} of the {split} split, and "
+                    f"below {FEWEST} a standard error is rough: "
+                    f"{_more_units(study, split, column, found)}"
+                )
+    return notes
+
+
+def _measured_units(study: Study, column: Column, found: Sequence[Candidate]) -> set[str]:
+    """Return the units on which an objective is measured by agreement."""
+    measured = measured_candidates(found, study.section.evaluation.prompts, study.seed)
+    return _concerned_units(study.task, column, measured)
+
+
+def _more_units(study: Study, split: Split, column: Column, found: Sequence[Candidate]) -> str:
+    """Return what makes an objective be measured on more units."""
+    have, most = len(_concerned_units(study.task, column, found)), study.section.evaluation.prompts
+    data = (
+        f"give more data that concerns it, or a larger share of it to {split} (option `split` of "
+        "tasks that read files)"
+    )
+    if have > len(_measured_units(study, column, found)):
+        return f"raise evaluation.prompts ({most}; the split has {_count(have)}), or {data}"
+    return data
+
+
+def _count(units: int) -> str:
+    return "1 unit" if units == 1 else f"{units} units"
+
+
+def _concerned_units(task: Task, column: Column, read: Sequence[Candidate]) -> set[str]:
+    """Return the units with a preference about which an objective says something."""
+    return {read[p].prompt.unit for p in _concerned(task, column, read)}
+
+
+def _concerned(task: Task, column: Column, read: Sequence[Candidate]) -> list[int]:
+    """Return which preferences have a completion that an objective prefers."""
+    if not read:
+        return []
+    scores_P2 = score(unread_batch(task, read), [column]).scores_BK.view(-1, 2)
+    prefers_P = (scores_P2[:, 0] != scores_P2[:, 1]) & ~scores_P2.isnan().any(1)
+    return prefers_P.nonzero().flatten().tolist()
 
 
 def _judges_pairs(reward: Reward) -> bool:
@@ -135,7 +193,8 @@ def check_preferences(study: Study, prompts: Mapping[Split, Sequence[Prompt]]) -
         prompts: by split, as the host dealt them.
 
     Raises:
-        DataError: a split offers none, or none that concerns an objective which reads them.
+        DataError: a split offers none, or none that concerns an objective which reads them, or an
+            objective is measured on one unit, which has no standard error.
     """
     rewards, sections = study.new_rewards(), study.section.objectives
     trained = {objective.name for objective in study.train_objectives}
@@ -150,13 +209,20 @@ def check_preferences(study: Study, prompts: Mapping[Split, Sequence[Prompt]]) -
         for name, reward in rewards.items():
             if not _judges_pairs(reward) or (split == "train" and name not in trained):
                 continue
-            _check_concerned(study, split, Column(name, reward, sections[name].output), read)
+            column = Column(name, reward, sections[name].output)
+            _check_concerned(study, split, column, read)
+            if split != "train" and len(_concerned_units(study.task, column, read)) < 2:
+                raise DataError(
+                    f"objective {name}: the preferences of the {split} split that concern it and "
+                    f"are measured are of 1 unit, which has no standard error; at least 2 are "
+                    f"needed, and {FEWEST} for a good one: "
+                    f"{_more_units(study, split, column, found.usable)}"
+                )
 
 
 def _check_concerned(study: Study, split: Split, column: Column, read: Sequence[Candidate]) -> None:
     """Raise unless a preference says something about an objective."""
-    scores_P2 = score(unread_batch(study.task, read), [column]).scores_BK.view(-1, 2)
-    if (scores_P2[:, 0] != scores_P2[:, 1])[~scores_P2.isnan().any(1)].any():
+    if _concerned(study.task, column, read):
         return
     pairs = [candidate.pair for candidate in read if candidate.pair is not None]
     scores = {n for pair in pairs for n in {*pair.chosen_scores} & {*pair.rejected_scores}}

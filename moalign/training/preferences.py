@@ -269,8 +269,27 @@ def step_candidates(
 
 
 def measured_candidates(candidates: Sequence[Candidate], most: int, seed: int) -> list[Candidate]:
-    """Return the candidates of a split that are measured: at most ``most``, evenly over units."""
-    return measured(candidates, _unit, _name, most, seed)
+    """Return the candidates of a split that are measured: all of at most ``most`` prompts.
+
+    Prompts are taken evenly over units. One is measured whole: of two groups who were asked the
+    same, none is cut.
+
+    Args:
+        candidates: of the split.
+        most: how many prompts.
+        seed: of the study.
+    """
+    by_prompt: dict[str, list[Candidate]] = {}
+    for candidate in sorted(candidates, key=_name):
+        by_prompt.setdefault(candidate.prompt.id, []).append(candidate)
+    chosen = measured(
+        list(by_prompt.values()),
+        lambda of_prompt: of_prompt[0].prompt.unit,
+        lambda of_prompt: (of_prompt[0].prompt.id,),
+        most,
+        seed,
+    )
+    return [candidate for of_prompt in chosen for candidate in of_prompt]
 
 
 def _name(candidate: Candidate) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import torch
 from choices import OF_SAMPLES, new_policy, new_study, new_trial
 
 from moalign import ContractError, Cost, DataError, Pair, Prompt, RecordError
+from moalign.reporting.points import interval, with_error
 from moalign.search.artifacts import check_data, samples
 from moalign.search.folders import RunFolder
 from moalign.search.measurements import cost_before
@@ -23,6 +24,7 @@ from moalign.training.preferences import (
     Written,
     candidates,
     labels,
+    measured_candidates,
     preference_batch,
     same_size,
     sampled_candidates,
@@ -358,6 +360,105 @@ def test_the_better_one_by_a_score_may_be_the_rejected_one(run: RunFolder) -> No
     assert {0.0, 1.0} & set(found.values())
 
 
+def asked_twice(prompts: int, units: int | None = None) -> list[Candidate]:
+    """Preferences of two groups about each prompt; south judges what north does not."""
+    found = []
+    for n in range(prompts):
+        prompt = Prompt(f"p{n}", f"p{n}", unit="" if units is None else f"u{n % units}")
+        for group, texts in (("north", "ab"), ("south", "cd")):
+            written = (Written(texts[0]), Written(texts[1]))
+            found.append(Candidate(prompt, written, Pair(prompt, texts[0], texts[1], group=group)))
+    return found
+
+
+def test_prompts_are_measured_whole() -> None:
+    """At most so many prompts, each with the preferences of all groups."""
+    found = asked_twice(36)
+    groups = Counter(c.pair.group for c in measured_candidates(found, 20, 0) if c.pair)
+    assert groups == {"north": 20, "south": 20}
+    assert len(measured_candidates(found, 40, 0)) == 72
+    chosen = measured_candidates(found, 20, 0)
+    assert set(Counter(c.prompt.id for c in chosen).values()) == {2}
+    assert measured_candidates(found[::-1], 20, 0) == chosen, "whatever the order"
+    assert measured_candidates(found, 20, 1) != chosen
+    few = [c for c in found if c.prompt.id != "p0"] + found[:1]
+    assert len({c.prompt.id for c in measured_candidates(few, 36, 0)}) == 36
+
+
+def test_measured_prompts_are_dealt_evenly_over_units() -> None:
+    """A unit with one more prompt, or with more preferences of a prompt, has no larger share."""
+    found = asked_twice(30, units=3) + asked_twice(1, units=3) * 5
+    prompts = {c.prompt.id: c.prompt.unit for c in measured_candidates(found, 9, 0)}
+    assert Counter(prompts.values()) == {"u0": 3, "u1": 3, "u2": 3}
+
+
+def only_of(study, group: str, counts: dict[str, int]):
+    """Let a group have so many preferences of each split, on units of their own."""
+
+    def pairs(seed, split="train"):
+        mine = [p for p in study.task.prompts() if p.split == split]
+        return [
+            Pair(prompt, "aac", "bbc", group=group if n < counts.get(split, 24) else "other")
+            for n, prompt in enumerate(mine)
+        ]
+
+    plain = study.task.prompts()
+    alone = [Prompt(p.id, p.text, {}, split=p.split) for p in plain]
+    study.task.prompts = lambda: alone  # type: ignore[method-assign]
+    study.task.pairs = pairs  # type: ignore[method-assign]
+    return study
+
+
+SOUTH = "objectives={people: {reward: preferred}, south: {reward: {preferred: {group: south}}}}"
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_group_of_one_unit_is_refused_before_training(split: str) -> None:
+    with pytest.raises(
+        DataError,
+        match=rf"objective south: the preferences of the {split} split that concern it and are "
+        r"measured are of 1 unit, .*: give more data .* share of it to .* \(option `split`",
+    ):
+        check_data(only_of(new_study(SOUTH), "south", {split: 1}))
+    check_data(only_of(new_study(SOUTH), "south", {split: 2, "train": 1}))
+
+
+def test_too_few_measured_prompts_are_told_from_too_little_data() -> None:
+    for most, raises in ((1, True), (2, False)):
+        study = only_of(new_study(SOUTH, f"evaluation.prompts={most}"), "south", {})
+        if raises:
+            with pytest.raises(
+                DataError,
+                match=r"objective people: .* of the validation split .* are of 1 unit, .*: raise "
+                r"evaluation.prompts \(1; the split has 24 units\), or give more data",
+            ):
+                check_data(study)
+        else:
+            check_data(study)
+
+
+def test_a_group_of_few_units_is_a_note(run: RunFolder) -> None:
+    for count, noted in ((3, True), (19, True), (20, False)):
+        study = only_of(new_study(SOUTH), "south", {"test": count})
+        check_data(study)
+        trial = new_trial(study, run)
+        trial.train_step()
+        told = (
+            f"objective south is measured on {count} units of the test split, and below 20 a "
+            "standard error is rough: give more data that concerns it, or a larger share of it to "
+            "test (option `split` of tasks that read files)"
+        )
+        assert trial.notes == ((told,) if noted else ())
+
+
+def test_what_one_unit_does_not_tell_is_a_question_mark() -> None:
+    assert with_error(0.5, math.nan) == "0.500 ± ?"
+    assert with_error(math.nan, math.nan) == "? ± ?"
+    assert with_error(0.25, 0.125, 1, "+") == "+0.2 ± 0.1"
+    assert interval(math.nan, math.nan) == "? to ?"
+    assert interval(-0.5, 0.25) == "-0.500 to +0.250"
+
+
 def test_measuring_agreement_is_charged(run: RunFolder) -> None:
     """Two passes, of policy and reference, over prompt (5 tokens) and completion (4)."""
     trial = new_trial(new_study(ONLY_AGREEMENT, "search.space={}"), run)
@@ -439,15 +540,21 @@ def test_of_what_the_policy_writes_nothing_is_said_where_it_writes_nothing(run: 
 # --- bad input -----------------------------------------------------------------------------------
 
 
+def without_rough(notes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the notes that do not say how few units the task has: 7 of each split."""
+    return tuple(note for note in notes if "a standard error is rough" not in note)
+
+
 def test_what_is_left_out_is_said_once(run: RunFolder) -> None:
     study = new_study("task={choices: {faults: {equal: 3, long: 2}}}")
     trial = new_trial(study, run, context=40)
     trial.train_step()
-    assert len(trial.notes) == 6, "two reasons in three splits"
+    assert len(left_out := without_rough(trial.notes)) == 6, "two reasons in three splits"
+    assert len(trial.notes) == 8, "and 7 units are few in two splits"
     assert trial.notes[0] == (
         "3 of 22 preferences of the train split are left out: the two completions are equal"
     )
-    assert any("of the test split" in note for note in trial.notes)
+    assert any("of the test split" in note for note in left_out)
     trial.train_step()
     assert trial.notes == ()
     resumed = new_trial(study, run, context=40)
@@ -462,14 +569,14 @@ def test_margins_that_are_missing_are_counted(run: RunFolder) -> None:
     modpo = "training.optimizer={modpo: {primary: people}}"
     trial = new_trial(new_study(scored, faults, modpo), run)
     trial.train_step()
-    assert trial.notes == (
+    assert without_rough(trial.notes) == (
         "objective tone says nothing of 5 of 24 preferences of the train split, and optimizer "
         "modpo has one loss for all objectives: there it goes without",
     )
     for other in ((scored, modpo), (scored, faults)):  # nothing is missing; losses of their own
         trial = new_trial(new_study(*other), run)
         trial.train_step()
-        assert trial.notes == ()
+        assert without_rough(trial.notes) == ()
 
 
 def test_prompts_that_leave_no_room_for_a_completion_are_left_out(run: RunFolder) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from moalign.components import Optimizer, Rollout, Weighting
 from moalign.errors import MoalignError, StudyError, nearest
+from moalign.options import options_of
 from moalign.study.document import Document
 from moalign.study.study import Study
 
@@ -125,11 +126,12 @@ def _check_pairs(doc: Document, study: Study, optimizer: Optimizer, weighting: W
         "gradient-weights" in weighting.declares and "steer" not in weighting.needs
     )
     if optimizer.learns_from == "pairs" and not offline:
+        own = "set losses: optimizer, or " if _can_read_losses(optimizer, weighting) else ""
         raise StudyError(
             f"{doc.where(('weighting',))}: weighting {weighting.name} reads how the policy's own "
-            f"completions score, and optimizer {optimizer.name} rolls nothing out; use one that "
-            "does not: fixed, schedule, prompt-adapter, group-robust with losses: optimizer, or "
-            "one of those for conflicting gradients (mgda, pcgrad, ...)"
+            f"completions score, and optimizer {optimizer.name} rolls nothing out; {own}use one "
+            "that does not: fixed, schedule, prompt-adapter, context-router, group-robust with "
+            "losses: optimizer, or one of those for conflicting gradients (mgda, pcgrad, ...)"
         )
     if "response-scores" in weighting.declares:
         raise StudyError(
@@ -154,6 +156,12 @@ def _check_pairs(doc: Document, study: Study, optimizer: Optimizer, weighting: W
             f"{doc.where(('training', 'pairs', 'size'))}: {pairs.size} completions cannot be "
             f"compared at a time, {why}; it must be at most {most}"
         )
+
+
+def _can_read_losses(optimizer: Optimizer, weighting: Weighting) -> bool:
+    """Return whether a weighting has an option to read the optimizer's losses, which there are."""
+    offered = any(option.name == "losses" for option in options_of(type(weighting)))
+    return offered and type(optimizer).losses is not Optimizer.losses
 
 
 def _check_per_objective(

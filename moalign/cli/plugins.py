@@ -65,7 +65,8 @@ def list_(
         _print_table(entries)
         return
     for entry in entries:
-        typer.echo("\t".join((entry.cls.kind, entry.cls.name, entry.summary, entry.origin)))
+        summary = _as_text(entry.summary)
+        typer.echo("\t".join((entry.cls.kind, entry.cls.name, summary, entry.origin)))
 
 
 def _print_table(entries: Sequence[Entry]) -> None:
@@ -81,7 +82,7 @@ def _print_table(entries: Sequence[Entry]) -> None:
         if before and entry.cls.kind != before:
             table.add_row()
         shown = "" if entry.cls.kind == before else entry.cls.kind
-        table.add_row(shown, entry.cls.name, entry.summary, Path(entry.origin).name)
+        table.add_row(shown, entry.cls.name, _as_text(entry.summary), Path(entry.origin).name)
         before = entry.cls.kind
     new_console().print(table)
 
@@ -120,7 +121,7 @@ def _named(catalogue: Catalogue, name: str) -> list[Entry]:
 def _page(entry: Entry) -> str:
     cls = entry.cls
     title = f"{cls.kind} {cls.name}"
-    sections = [f"{title}\n{'=' * len(title)}", inspect.getdoc(cls) or ""]
+    sections = [f"{title}\n{'=' * len(title)}", _as_text(inspect.getdoc(cls) or "")]
     options = options_of(cls)
     if options:
         described = _described(cls)
@@ -133,10 +134,16 @@ def _page(entry: Entry) -> str:
     return "\n\n".join([*sections, facts])
 
 
+def _as_text(documentation: str) -> str:
+    """Return documentation without the marks that matter to what formats it only."""
+    plain = re.sub(r"``(.+?)``", r"`\1`", documentation, flags=re.DOTALL)
+    return re.sub(r"(?m)(?<=[^\s:])::$", ":", plain)
+
+
 def _option(option: Option, description: str) -> str:
     default = "must be given" if option.required else f"default {_plain(option.default)}"
     text = f"{option.name}: {option.describe()}; {default}"
-    return "\n".join([text, *textwrap.wrap(description, WIDTH, initial_indent=INDENT,
+    return "\n".join([text, *textwrap.wrap(_as_text(description), WIDTH, initial_indent=INDENT,
                                            subsequent_indent=INDENT)])  # fmt: skip
 
 

@@ -166,6 +166,20 @@ def test_show_is_the_documentation_page(louder: Path) -> None:
     )
 
 
+def test_show_prints_both_ways_to_mark_code_alike(louder: Path) -> None:
+    marked = "Weighs ``all`` alike, in `dB` or\n    ``two words\n    long``::\n\n        a[::2]\n"
+    text = PLUGIN.replace("Weighs all alike, e.g. loudly. It has a second sentence.\n", marked)
+    louder.write_text(text.replace("how loud it is", "how ``loud`` it is"))
+    page = moalign("plugins", "show", "louder", "--plugin", louder).stdout
+    expected = "Weighs `all` alike, in `dB` or\n`two words\nlong`:\n\n    a[::2]\n\nAnd a second"
+    assert expected in page
+    assert "    how `loud` it is, in decibels." in page
+    for command in (("list",), ("show", "group-robust"), ("show", "dpo"), ("show", "modpo")):
+        shown = moalign("plugins", *command).stdout
+        assert "``" not in shown
+        assert "::\n" not in shown
+
+
 def test_show_tells_what_a_reward_needs() -> None:
     page = moalign("plugins", "show", "kl").stdout
     assert re.search(r"^needs  logprobs, ref_logprobs\nfrom   moalign ", page, re.M)

@@ -6,6 +6,7 @@ import errno
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 from moalign.components import SegmentFunction
@@ -54,7 +55,18 @@ def forget(cache: dict[str, Any], trial: int) -> None:
 
 
 def _name(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    """Return what was raised, and where: torch's own lines say nothing about whose mistake it is.
+
+    Innermost first, so that it is the plugin's line if a plugin raised.
+    """
+    lines = list(traceback.walk_tb(error.__traceback__))[1:]  # the first is run_task itself
+    of_torch = [str(f.f_globals.get("__name__")).partition(".")[0] == "torch" for f, _ in lines]
+    others = [line for line, torch in zip(lines, of_torch, strict=True) if not torch]
+    place = ""
+    if others:
+        frame, number = others[-1]
+        place = f" ({Path(frame.f_code.co_filename).name} line {number})"
+    return f"{type(error).__name__}: {error}{place}"
 
 
 def _failed(task: SegmentTask, reason: str, fatal: bool = False, detail: str = "") -> SegmentFailed:

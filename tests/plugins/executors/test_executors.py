@@ -103,7 +103,10 @@ def test_a_segment_that_raises_says_why(
     failed = events[1]
     assert isinstance(failed, SegmentFailed)
     assert (failed.step, failed.split, failed.retry) == (2, "validation", False)
-    assert (failed.reason, failed.fatal) == (reason, fatal)
+    said, place, line = failed.reason.partition(" (test_executors.py line ")
+    assert (said, failed.fatal) == (reason, fatal)
+    assert bool(place) == bool(detail and not fatal)
+    assert line.removesuffix(")").isdigit() == bool(place)
     assert detail in failed.detail
     assert bool(failed.detail) == bool(detail)
     assert isinstance(events[2], SegmentDone)  # the worker goes on

@@ -223,10 +223,12 @@ def _print_plan(study: Study, folder: Path, trials: int | None) -> None:
     from moalign.search import artifacts
     from moalign.search.folders import RunFolder
     from moalign.search.plan import make_plan
+    from moalign.training.material import offered_preferences
 
     artifacts.check_data(study)
     total, workers = trials or study.section.search.trials, study.new_executor().workers
-    plan = make_plan(study, RunFolder(folder), earlier_run(study, folder), total, workers)
+    earlier, offered = earlier_run(study, folder), offered_preferences(study)
+    plan = make_plan(study, RunFolder(folder), earlier, total, workers, offered=offered)
     console = new_console()
     console.print(f"run     {folder}")
     for line in plan.lines():

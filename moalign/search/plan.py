@@ -41,6 +41,7 @@ class Plan:
         preferences: that training reads, where it samples nothing; None: it samples.
         samples: completion tokens to choose between that are sampled before training, at most.
         searched: the trials differ in their settings.
+        offered: preferences of the task's train split, or None if nothing learns from them.
     """
 
     weighting: str
@@ -61,6 +62,7 @@ class Plan:
     preferences: int | None = None
     samples: int = 0
     searched: bool = True
+    offered: int | None = None
 
     def lines(self) -> list[str]:
         """Return the plan for people."""
@@ -73,6 +75,8 @@ class Plan:
             if self.preferences is None
             else f"none to train: {self.optimizer} reads {_count(self.preferences)} preferences"
         )
+        if self.preferences is not None and self.offered is not None:
+            learnt += f"; the train split has {_count(self.offered)}"
         lines = [
             f"method  weighting {self.weighting}, optimizer {self.optimizer}",
             f"trials  {to_go} and {measured} on validation",
@@ -118,7 +122,15 @@ class Plan:
         return lines
 
 
-def make_plan(study: Study, folder: RunFolder, run: Run | None, trials: int, workers: int) -> Plan:
+def make_plan(
+    study: Study,
+    folder: RunFolder,
+    run: Run | None,
+    trials: int,
+    workers: int,
+    *,
+    offered: int | None = None,
+) -> Plan:
     """Plan what is left of a study.
 
     Args:
@@ -127,6 +139,7 @@ def make_plan(study: Study, folder: RunFolder, run: Run | None, trials: int, wor
         run: its state, or None if it has not begun.
         trials: how many trials in all.
         workers: of the executor.
+        offered: preferences of the task's train split that can be used, if they are learnt from.
     """
     section, optimizer, limit = study.section, study.new_optimizer(), study.rollout.max_tokens
     training = section.training
@@ -169,6 +182,7 @@ def make_plan(study: Study, folder: RunFolder, run: Run | None, trials: int, wor
         if optimizer.learns_from != "rollouts" and training.pairs.source == "samples"
         else 0,
         searched=bool(study.space),
+        offered=offered,
     )
 
 

@@ -185,6 +185,20 @@ def sampled_splits(study: Study) -> list[Split]:
     ]
 
 
+def offered_preferences(study: Study) -> int | None:
+    """Return how many of the task's preferences can be learnt from, or None if none are.
+
+    No policy has read them: some may be too long for it.
+    """
+    if (
+        study.new_optimizer().learns_from == "rollouts"
+        or study.section.training.pairs.source == "samples"
+    ):
+        return None
+    prompts = split_prompts(study.task, needed_splits(study))["train"]
+    return len(task_candidates(study, "train", prompts).usable)
+
+
 def check_preferences(study: Study, prompts: Mapping[Split, Sequence[Prompt]]) -> None:
     """Check, before a policy is built, that there are preferences where they are read.
 

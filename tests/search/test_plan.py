@@ -173,6 +173,10 @@ def test_who_learns_from_preferences_samples_to_measure_only(
         "tokens  at most 77.8 thousand sampled; none to train: quick reads 576 preferences"
     )
     assert not any(line.startswith("before") for line in made.lines())
+    made = make_plan(study, folder, None, trials=6, workers=2, offered=1054)
+    assert made.lines()[2].endswith(
+        "quick reads 576 preferences; the train split has 1.05 thousand"
+    )
     for reward in study.new_rewards().values():  # what is measured by agreement
         monkeypatch.setattr(type(reward), "needs", frozenset({"pairs"}))
     assert make_plan(study, folder, None, trials=6, workers=2).sampled == 0

@@ -18,6 +18,7 @@ from moalign.search.artifacts import check_data, samples
 from moalign.search.folders import RunFolder
 from moalign.search.measurements import cost_before
 from moalign.training.loop import Trial
+from moalign.training.material import offered_preferences
 from moalign.training.policy import Policy
 from moalign.training.preferences import (
     Candidate,
@@ -51,6 +52,15 @@ def dealt(study):
 
 
 # --- which there are -----------------------------------------------------------------------------
+
+
+def test_what_can_be_learnt_from_is_counted_without_a_policy() -> None:
+    whole, faulty = new_study(), new_study("task={choices: {faults: {equal: 3, empty: 2}}}")
+    count = len(task_candidates(whole, "train", dealt(whole)["train"]).usable)
+    assert offered_preferences(whole) == count > 0
+    assert offered_preferences(faulty) == count - 5
+    assert offered_preferences(new_study(*OF_SAMPLES)) is None
+    assert offered_preferences(new_study(*OF_SAMPLES[:1], "training.optimizer=grpo")) is None
 
 
 def test_pairs_of_a_split_are_those_of_its_prompts(run: RunFolder) -> None:

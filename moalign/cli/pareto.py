@@ -228,7 +228,9 @@ def _print_plan(study: Study, folder: Path, trials: int | None) -> None:
     artifacts.check_data(study)
     total, workers = trials or study.section.search.trials, study.new_executor().workers
     earlier, offered = earlier_run(study, folder), offered_preferences(study)
-    plan = make_plan(study, RunFolder(folder), earlier, total, workers, offered=offered)
+    plan = make_plan(
+        study, RunFolder(folder), earlier, trials=total, workers=workers, offered=offered
+    )
     console = new_console()
     console.print(f"run     {folder}")
     for line in plan.lines():

@@ -126,9 +126,9 @@ def make_plan(
     study: Study,
     folder: RunFolder,
     run: Run | None,
+    *,
     trials: int,
     workers: int,
-    *,
     offered: int | None = None,
 ) -> Plan:
     """Plan what is left of a study.

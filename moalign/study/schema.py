@@ -124,7 +124,7 @@ class EvaluationSection(Section):
     """How a policy is measured."""
 
     prompts: Annotated[int, Field(ge=1)] = 256
-    """Most prompts of a split that are used, taken evenly over its units."""
+    """Most prompts of a split that are used, evenly over units, each with all its preferences."""
     samples: Annotated[int, Field(ge=1)] = 2
     """Completions per prompt."""
     conditions: list[dict[str, float]] | Literal["default"] = "default"

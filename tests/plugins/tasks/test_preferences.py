@@ -425,7 +425,10 @@ def test_options_that_do_not_go_together(tmp_path):
 
 STUDY = """\
 study: people
-task: {{preferences: {{path: {path}}}}}
+task:
+  preferences:
+    path: {path}
+    split: {{train: 0.6, steer: 0.1, validation: 0.15, test: 0.15}}
 policy: small
 objectives:
   north: {{reward: {{preferred: {{group: north}}}}}}
@@ -433,7 +436,7 @@ objectives:
 rollout: {{eager: {{max_tokens: 6}}}}
 training: {{optimizer: dpo, steps: 2, prompts: 8, learning_rate: 0.01}}
 weighting: {{group-robust: {{losses: optimizer, rate: 0.1}}}}
-evaluation: {{prompts: 20}}
+evaluation: {{prompts: 80}}
 search: {{strategy: random, trials: 1, space: {{weighting.preference: simplex}}}}
 executor: local
 trackers: []

@@ -71,6 +71,13 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
 
 OTHER: Final = "other"
 
+OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
+    # Labels by scores: soft ones are those of the Bradley-Terry model that MODPO's optimum is for.
+    "modpo": {"primary": "a", "labels": "soft"},
+}
+"""Options of optimizers whose defaults are meant for something else; ``a`` is the first objective.
+"""
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -133,7 +140,7 @@ def entries(catalogue: Catalogue, study: Study, numbers: Sequence[int] | None) -
                 cls.name,
                 cls.name,
                 family_of(cls),
-                options=default_options(cls, names, {}),
+                options=default_options(cls, names, OPTIONS),
                 settings=settings,
                 preference="preference",
                 numbers=asked,

@@ -88,7 +88,7 @@ def test_all_have_the_same_preferences_under_fixed_weights(whole: Plan) -> None:
 def test_what_learns_from_preferences_compares_samples_in_cheaper_steps(whole: Plan) -> None:
     ground = whole.grounds["arithmetic"]
     found = {entry.label: entry for entry in ground.entries}
-    assert found["modpo"].options == {"primary": "accuracy"}
+    assert found["modpo"].options == {"primary": "accuracy", "labels": "soft"}
     for label, samples, steps in (("dpo", True, 160), ("hypo", True, 40), ("ppo", False, 40)):
         study = ground.study_of(Cell("arithmetic", 0, label, 0))
         assert found[label].samples is samples

@@ -64,7 +64,7 @@ def steps(trial, until):
 @pytest.mark.parametrize(("name", "example"), EXAMPLES)
 def test_a_resumed_trial_takes_the_same_steps(name, example, tmp_path: Path, request):
     if request.node.callspec.id in NEEDS_PAIRS:
-        with pytest.raises(MoalignError, match="losses"):
+        with pytest.raises(MoalignError, match="reads a loss per objective"):
             new_study(name, example)
         return
     study = new_study(name, example)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from benchmarks import table
 from benchmarks.comparison import measures
 from benchmarks.comparison.measures import Difference, Numbers
 from benchmarks.comparison.results import Arena, Results
+from benchmarks.comparison.verdicts import Verdict
 
 
 def signed(difference: Difference) -> str:
@@ -31,6 +32,26 @@ def unfinished(results: Results) -> list[str]:
     if not results.missing:
         return []
     return [f"**Unfinished: {results.missing} cells have not been run yet.**"]
+
+
+def counted(verdicts: Sequence[tuple[Verdict, str]]) -> str:
+    """Return in words how often a claim was seen.
+
+    Args:
+        verdicts: of each finding, and what the finding is about.
+    """
+    kinds: tuple[Verdict, ...] = ("seen", "opposite seen", "not decided", "one seed")
+    told = []
+    for kind in kinds:
+        about = [name for verdict, name in verdicts if verdict == kind]
+        share = f"{len(about)} of {len(verdicts)}"
+        if about and kind == "one seed":
+            told.append(f"one seed, so nothing can be said, in {share}")
+        elif about:
+            said = "the opposite seen" if kind == "opposite seen" else kind
+            names = f" ({', '.join(about)})" if kind != "not decided" else ""
+            told.append(f"{said} in {share}{names}")
+    return "; ".join(told)
 
 
 def value(numbers: Mapping[tuple[str, int], Numbers], label: str, measure: str, places: int) -> str:

@@ -10,9 +10,9 @@ from benchmarks.comparison import measures, words
 from benchmarks.comparison.measures import Numbers
 from benchmarks.comparison.plan import BASE
 from benchmarks.comparison.results import SAMPLES, Arena, Results
-from benchmarks.comparison.verdicts import ALIKE, SAID, Verdict
+from benchmarks.comparison.verdicts import ALIKE, SAID
 from benchmarks.optimizers import claims, rates
-from benchmarks.optimizers.claims import MEASURES, Finding
+from benchmarks.optimizers.claims import MEASURES
 from benchmarks.optimizers.plan import PAYER, VARIANTS
 from moalign.reporting.pick import say
 
@@ -124,9 +124,10 @@ def _modpo(results: Results, numbers: ByBed) -> list[str]:
     sentences, rows = [], []
     for number, claim in enumerate(dict.fromkeys(f.claim for f in found), start=1):
         ours = [finding for finding in found if finding.claim is claim]
+        about = [(f.verdict, f"{MEASURES[f.measure]} against {f.against} on {f.bed}") for f in ours]
         asked = claim.source or "for comparison"
         says = f"{claim.says[0].upper()}{claim.says[1:]}"
-        sentences.append(f"{number}. {says} ({asked}): {_counted(ours)}.")
+        sentences.append(f"{number}. {says} ({asked}): {words.counted(about)}.")
         rows += [
             [
                 number,
@@ -152,22 +153,6 @@ def _modpo(results: Results, numbers: ByBed) -> list[str]:
     for arena in results.arenas:
         parts += _fronts(arena, numbers[arena.name])
     return parts
-
-
-def _counted(found: Sequence[Finding]) -> str:
-    """Return in words how often a claim was seen."""
-    kinds: tuple[Verdict, ...] = ("seen", "opposite seen", "not decided", "one seed")
-    told = []
-    for kind in kinds:
-        ours = [f"{MEASURES[f.measure]} against {f.against} on {f.bed}" for f in found
-                if f.verdict == kind]  # fmt: skip
-        if ours and kind == "one seed":
-            told.append(f"one seed, so nothing can be said, in {len(ours)} of {len(found)}")
-        elif ours:
-            said = "the opposite seen" if kind == "opposite seen" else kind
-            names = f" ({', '.join(ours)})" if kind != "not decided" else ""
-            told.append(f"{said} in {len(ours)} of {len(found)}{names}")
-    return "; ".join(told)
 
 
 def _fronts(arena: Arena, numbers: Mapping[tuple[str, int], Numbers]) -> list[str]:

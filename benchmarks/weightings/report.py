@@ -11,7 +11,7 @@ from benchmarks.comparison import measures, words
 from benchmarks.comparison.measures import Numbers
 from benchmarks.comparison.plan import BASE, CENTRE
 from benchmarks.comparison.results import Arena, Results
-from benchmarks.comparison.verdicts import SAID, Verdict
+from benchmarks.comparison.verdicts import SAID
 from benchmarks.comparison.words import signed
 from benchmarks.weightings import claims
 from benchmarks.weightings.claims import Finding
@@ -36,6 +36,15 @@ COLUMNS: Final = (
 )
 
 
+FAMILIES: Final = "two-families"
+"""The bed whose page is another: prompts that want different things."""
+
+INTERVALS: Final = (
+    "Differences are paired at equal seeds; intervals are Student's, 95 %, with the seeds as "
+    "units, each by itself: of twenty differences that are none, one is expected to look like one"
+)
+
+
 def write(results: Results, pictures: Mapping[str, str]) -> str:
     """Return the page.
 
@@ -43,7 +52,7 @@ def write(results: Results, pictures: Mapping[str, str]) -> str:
         results: the document.
         pictures: file names by bed.
     """
-    usual = [arena for arena in results.arenas if arena.name != "two-families"]
+    usual = [arena for arena in results.arenas if arena.name != FAMILIES]
     numbers = {arena.name: measures.of_arena(results, arena, FIXED) for arena in results.arenas}
     found = [f for arena in usual for f in claims.findings(results, arena, numbers[arena.name])]
     parts = _introduction(results)
@@ -62,6 +71,15 @@ def write(results: Results, pictures: Mapping[str, str]) -> str:
 
 
 def _introduction(results: Results) -> list[str]:
+    usual = [arena for arena in results.arenas if arena.name != FAMILIES]
+    if not usual:
+        return [
+            "At each seed the same base policy, the same prompts in the same order, and at most "
+            "the tokens that `fixed` spends at equal weights in all its steps: generated, passed "
+            "forward and passed backward. What an adapter learns before training is not charged. "
+            f"{INTERVALS}.",
+            *words.unfinished(results),
+        ]
     beds = ", ".join(f"`{arena.name}`" for arena in results.arenas)
     parts = [
         f"Every weighting on {beds}: at each seed the same base policy, the same prompts in the "
@@ -90,9 +108,7 @@ def _introduction(results: Results) -> list[str]:
         "entry's policies so far, each preference taking the best on validation, have come 90 % of "
         "the way from the base policy to the best of all entries; a claim counts what never got "
         "there as all steps. The last column has the mean weights over training, at equal weights.",
-        "Differences are paired at equal seeds; intervals are Student's, 95 %, with the seeds as "
-        "units, each by itself: of twenty differences that are none, one is expected to look like "
-        "one, and no correction for that could leave anything standing with three seeds.",
+        f"{INTERVALS}, and no correction for that could leave anything standing with three seeds.",
     ]
     return parts + words.unfinished(results)
 
@@ -104,8 +120,9 @@ def _claims(found: Sequence[Finding]) -> list[str]:
     rows, sentences = [], []
     for number, claim in enumerate(dict.fromkeys(f.claim for f in found), start=1):
         ours = [finding for finding in found if finding.claim is claim]
+        run = [(f.verdict, f"{f.entry} on {f.bed}") for f in ours if f.verdict != "not run"]
         says = f"{claim.says[0].upper()}{claim.says[1:]}"
-        sentences.append(f"{number}. {says} ({claim.source}): {_counted(ours)}.")
+        sentences.append(f"{number}. {says} ({claim.source}): {words.counted(run) or 'not run'}.")
         rows += [
             [
                 number,
@@ -120,23 +137,6 @@ def _claims(found: Sequence[Finding]) -> list[str]:
         ]
     header = ["claim", "task", "weighting", "measure", "difference", "verdict"]
     return ["\n".join(sentences), table.markdown(header, rows)]
-
-
-def _counted(found: Sequence[Finding]) -> str:
-    """Return in words how often a claim was seen."""
-    run = [finding for finding in found if finding.verdict != "not run"]
-    if not run:
-        return "not run"
-    kinds: tuple[Verdict, ...] = ("seen", "opposite seen", "not decided", "one seed")
-    told = []
-    for kind in kinds:
-        ours = [f"{f.entry} on {f.bed}" for f in run if f.verdict == kind]
-        if ours and kind == "one seed":
-            told.append(f"one seed, so nothing can be said, in {len(ours)} of {len(run)}")
-        elif ours:
-            names = f" ({', '.join(ours)})" if kind != "not decided" else ""
-            told.append(f"{kind} in {len(ours)} of {len(run)}{names}")
-    return "; ".join(told)
 
 
 # --- one bed -----------------------------------------------------------------------------------

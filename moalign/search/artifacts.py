@@ -116,8 +116,8 @@ def check_data(study: Study) -> None:
     if "pairs" in weighting.needs and not study.task.pairs(study.seed):
         raise DataError(
             f"weighting {weighting.name} learns from preferences between completions, and task "
-            f"{study.task.name} offers none among its train prompts; the task prompts reads them "
-            "from the columns `chosen` and `rejected`"
+            f"{study.task.name} offers none among its train prompts; the tasks preferences and "
+            "prompts read them from the columns `chosen` and `rejected`"
         )
     for objective, reward in study.new_rewards().items():
         for need in sorted(reward.needs):

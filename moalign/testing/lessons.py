@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from moalign.components import Optimizer
 from moalign.errors import OptionError
-from moalign.testing.contract import Factory
+from moalign.testing.contract import Factory, require
 from moalign.testing.steps import make_objectives
 from moalign.testing.values import HIDDEN, random_batch, same, seeded
 from moalign.types import Batch, Rows
@@ -48,6 +49,23 @@ def begun(factory: Factory, order: Sequence[int] = range(3), *, trained: bool = 
     if trained:
         move(optimizer)
     return optimizer
+
+
+def require_loss(returned: Any, method: str) -> None:
+    """Require what a loss must return: one number with a gradient, and numbers by name."""
+    require(
+        isinstance(returned, tuple) and len(returned) == 2,
+        f"{method}() must return the loss and a dict of metrics; found {returned!r}",
+    )
+    loss, metrics = returned
+    require(
+        isinstance(loss, Tensor) and loss.shape == () and loss.requires_grad,
+        f"the loss must be one number, as a tensor with a gradient; found {loss!r}",
+    )
+    require(
+        all(isinstance(value, Tensor) and value.shape == () for value in metrics.values()),
+        f"each metric must be a tensor with one number; found {metrics!r}",
+    )
 
 
 def move(optimizer: Optimizer) -> None:

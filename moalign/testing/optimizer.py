@@ -29,6 +29,7 @@ from moalign.testing.lessons import (
     made_up_scores,
     micro_batches,
     move,
+    require_loss,
     rows_of,
     share,
     widen,
@@ -71,19 +72,7 @@ def check_gives_advantages_and_a_loss(factory: Factory) -> None:
         )
     logprobs_BT, rows, advantages_BT = _loss_arguments(optimizer, batch)
     returned = optimizer.loss(logprobs_BT.requires_grad_(), rows, advantages_BT)
-    require(
-        isinstance(returned, tuple) and len(returned) == 2,
-        f"loss() must return the loss and a dict of metrics; found {returned!r}",
-    )
-    loss, metrics = returned
-    require(
-        isinstance(loss, Tensor) and loss.shape == () and loss.requires_grad,
-        f"the loss must be one number, as a tensor with a gradient; found {loss!r}",
-    )
-    require(
-        all(isinstance(value, Tensor) and value.shape == () for value in metrics.values()),
-        f"each metric must be a tensor with one number; found {metrics!r}",
-    )
+    require_loss(returned, "loss")
 
 
 def check_advantages_are_finite(factory: Factory) -> None:

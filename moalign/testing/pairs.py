@@ -27,6 +27,7 @@ from moalign.testing.lessons import (
     made_up_scores,
     micro_batches,
     pair_loss_of,
+    require_loss,
     rows_of,
     share,
     widen,
@@ -74,19 +75,7 @@ def check_gives_a_pair_loss(factory: Factory) -> None:
         )
         leaf_BT = given.logprobs_BT.clone().requires_grad_()
         returned = optimizer.pair_loss(leaf_BT, given.rows, given.weights_PK)
-        require(
-            isinstance(returned, tuple) and len(returned) == 2,
-            f"pair_loss() must return the loss and a dict of metrics; found {returned!r}",
-        )
-        loss, metrics = returned
-        require(
-            isinstance(loss, Tensor) and loss.shape == () and loss.requires_grad,
-            f"the loss must be one number, as a tensor with a gradient; found {loss!r}",
-        )
-        require(
-            all(isinstance(value, Tensor) and value.shape == () for value in metrics.values()),
-            f"each metric must be a tensor with one number; found {metrics!r}",
-        )
+        require_loss(returned, "pair_loss")
         if not _has_losses(optimizer):
             continue
         losses, _ = optimizer.losses(given.logprobs_BT, given.rows)

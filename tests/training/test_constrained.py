@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from resuming import resumed
 
 from moalign.search.artifacts import base_folder
 from moalign.search.folders import RunFolder
 from moalign.study.study import Study
-from moalign.training import checkpoint
 from moalign.training.loop import Trial
 from moalign.training.policy import Policy, choose_device_and_dtype
 
@@ -107,11 +107,7 @@ def test_resuming_is_exact(
     history = steps(whole, 12)
     first = new_trial(study, runs)
     steps(first, 7)  # with thetas of two steps each, in the middle of one
-    checkpoint.save_state(first.policy.state(), tmp_path, "policy")
-    checkpoint.save_state(first.state(), tmp_path, "trial")
-    second = new_trial(study, runs)
-    second.policy.load_state(checkpoint.load_state(tmp_path, "policy"))
-    second.load_state(checkpoint.load_state(tmp_path, "trial"))
+    second = resumed(first, new_trial(study, runs), tmp_path)
     assert steps(second, 5) == history[7:]
     for name, tensor in whole.policy.state().items():
         assert torch.equal(tensor, second.policy.state()[name]), name

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from resuming import resumed
 from torch import Tensor, nn
 from torch.nn import Parameter
 from transformers import (
@@ -31,7 +32,6 @@ from moalign.search.artifacts import base_folder
 from moalign.search.folders import RunFolder
 from moalign.study.schema import GradientsSection
 from moalign.study.study import Study
-from moalign.training import checkpoint
 from moalign.training.coefficients import coefficients, combination, factorised
 from moalign.training.gradient_sums import GradientSums, Sketch
 from moalign.training.gradients import (
@@ -898,11 +898,7 @@ def test_resuming_is_exact(
     first = new_trial(study, runs)
     for _ in range(2):
         first.train_step()
-    checkpoint.save_state(first.policy.state(), tmp_path, "policy")
-    checkpoint.save_state(first.state(), tmp_path, "trial")
-    second = new_trial(study, runs)
-    second.policy.load_state(checkpoint.load_state(tmp_path, "policy"))
-    second.load_state(checkpoint.load_state(tmp_path, "trial"))
+    second = resumed(first, new_trial(study, runs), tmp_path)
     assert [second.train_step() for _ in range(2)] == history[2:]
     for name, tensor in whole.policy.state().items():
         assert torch.equal(tensor, second.policy.state()[name]), name

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from resuming import resumed
 
 from moalign.search.artifacts import base_folder
 from moalign.search.folders import RunFolder
 from moalign.study.study import Study
-from moalign.training import checkpoint
 from moalign.training.loop import Trial
 from moalign.training.policy import Policy, choose_device_and_dtype
 
@@ -50,15 +50,11 @@ def test_it_trains_and_resumes(
     straight = new_trial(study, runs)
     for _ in range(3):
         straight.train_step()
-    checkpoint.save_state(straight.policy.state(), tmp_path, "policy")
-    checkpoint.save_state(straight.state(), tmp_path, "trial")
-    resumed = new_trial(study, runs)
-    resumed.policy.load_state(checkpoint.load_state(tmp_path, "policy"))
-    resumed.load_state(checkpoint.load_state(tmp_path, "trial"))
+    second = resumed(straight, new_trial(study, runs), tmp_path)
     for _ in range(3):
-        one, other = straight.train_step(), resumed.train_step()
+        one, other = straight.train_step(), second.train_step()
         assert one == other
         assert all(math.isfinite(value) for value in one.values())
         assert one["weight/a"] + one["weight/b"] == pytest.approx(1.0)
     for name, value in straight.policy.state().items():
-        assert torch.equal(value, resumed.policy.state()[name])
+        assert torch.equal(value, second.policy.state()[name])

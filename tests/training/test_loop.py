@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from resuming import resumed
 
 from moalign import ContractError, NonFiniteError
 from moalign.search.artifacts import base_folder
 from moalign.search.folders import RunFolder
 from moalign.study.study import Study
-from moalign.training import checkpoint
 from moalign.training.loop import Trial
 from moalign.training.policy import Policy, choose_device_and_dtype
 from moalign.training.scoring import grouped, score
@@ -92,11 +92,7 @@ def test_resuming_is_exact(
 
     first = new_trial(study, runs)
     run(first, 3)
-    checkpoint.save_state(first.policy.state(), tmp_path, "policy")
-    checkpoint.save_state(first.state(), tmp_path, "trial")
-    second = new_trial(study, runs)
-    second.policy.load_state(checkpoint.load_state(tmp_path, "policy"))
-    second.load_state(checkpoint.load_state(tmp_path, "trial"))
+    second = resumed(first, new_trial(study, runs), tmp_path)
     assert run(second, 3) == history[3:]
     for name, tensor in weights_of(whole).items():
         assert torch.equal(tensor, weights_of(second)[name]), name

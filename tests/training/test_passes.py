@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 from choices import OF_SAMPLES, new_study, new_trial, spent
+from resuming import resumed
 
 from moalign import Cost, SegmentTask, Start
 from moalign.search.folders import RunFolder
 from moalign.search.segments import run_segment
-from moalign.training import checkpoint
 from moalign.training.loop import Trial
 
 CONDITIONED = "policy={small: {condition: weights}}"
@@ -69,11 +69,7 @@ def test_resuming_is_exact(run: RunFolder, tmp_path: Path, overrides: tuple[str,
     history = steps(whole, 4)
     first = new_trial(study, run)
     steps(first, 2)
-    checkpoint.save_state(first.policy.state(), tmp_path, "policy")
-    checkpoint.save_state(first.state(), tmp_path, "trial")
-    second = new_trial(study, run)
-    second.policy.load_state(checkpoint.load_state(tmp_path, "policy"))
-    second.load_state(checkpoint.load_state(tmp_path, "trial"))
+    second = resumed(first, new_trial(study, run), tmp_path)
     assert steps(second, 2) == history[2:]
     for name, tensor in whole.policy.state().items():
         assert torch.equal(tensor, second.policy.state()[name]), name

@@ -8,11 +8,11 @@ import letters
 import pytest
 import testbeds
 import torch
+from resuming import resumed
 
 from moalign import plugins
 from moalign.errors import StudyError
 from moalign.study.loading import load
-from moalign.training import checkpoint
 from moalign.types import Weights
 
 REPLAY = "training.replay={steps: 2, share: 0.5}"
@@ -51,11 +51,7 @@ def test_resuming_is_exact(tmp_path, overrides):
     assert all("replay/loss" in metrics for metrics in history[1:])
     first = testbeds.new_trial(given)
     steps(first, 2)
-    checkpoint.save_state(first.policy.state(), tmp_path, "policy")
-    checkpoint.save_state(first.state(), tmp_path, "trial")
-    second = testbeds.new_trial(given)
-    second.policy.load_state(checkpoint.load_state(tmp_path, "policy"))
-    second.load_state(checkpoint.load_state(tmp_path, "trial"))
+    second = resumed(first, testbeds.new_trial(given), tmp_path)
     assert steps(second, 2) == history[2:]
     assert second.cost.to_json() == whole.cost.to_json()
     for mine, theirs in zip(whole.parameters, second.parameters, strict=True):

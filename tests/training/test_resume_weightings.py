@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import testbeds
 import torch
+from resuming import resumed
 
 from moalign.components import Weighting
 from moalign.errors import MoalignError
-from moalign.training import checkpoint
 
 STOP, LAST = 3, 5  # in the middle of what is done every second step
 EXAMPLES = [
@@ -70,19 +70,15 @@ def test_a_resumed_trial_takes_the_same_steps(name, example, tmp_path: Path, req
     study = new_study(name, example)
     whole, seen = watched(study)
     history = steps(whole, STOP)
-    checkpoint.save_state(whole.policy.state(), tmp_path, "policy")
-    checkpoint.save_state(whole.state(), tmp_path, "trial")
+    second, again = watched(study)
+    resumed(whole, second, tmp_path)
     before = len(seen)
     history += steps(whole, LAST)
-
-    resumed, again = watched(study)
-    resumed.policy.load_state(checkpoint.load_state(tmp_path, "policy"))
-    resumed.load_state(checkpoint.load_state(tmp_path, "trial"))
-    assert steps(resumed, LAST) == history[STOP:]
+    assert steps(second, LAST) == history[STOP:]
     assert len(again) == len(seen) - before
     assert all(map(torch.equal, again, seen[before:]))
-    assert torch.equal(whole.policy.model.head.weight, resumed.policy.model.head.weight)
-    assert whole.cost == resumed.cost
+    assert torch.equal(whole.policy.model.head.weight, second.policy.model.head.weight)
+    assert whole.cost == second.cost
     assert any(combined.abs().max() > 0 for combined in again)
 
 

@@ -14,6 +14,7 @@ import pytest
 import tabular
 import testbeds
 import torch
+from resuming import resumed
 from torch import Tensor
 
 from moalign import Reward, Weighting, Weights, hookimpl, plugins
@@ -23,7 +24,6 @@ from moalign.optimizers.games import GameOptimizer
 from moalign.study.loading import load
 from moalign.testing.lessons import rows_of
 from moalign.testing.steps import make_batch
-from moalign.training import checkpoint
 from moalign_plugins.optimizers.dpo import Dpo
 from moalign_plugins.optimizers.egpo import Egpo
 from moalign_plugins.optimizers.hypo import Hypo
@@ -447,15 +447,11 @@ def test_resuming_is_exact_and_the_policy_may_read_weights(optimizer: Any, tmp_p
     study = letters_study(optimizer, "policy={small: {condition: weights}}", *overrides)
     whole = testbeds.new_trial(study)
     whole.train_step()
-    checkpoint.save_state(whole.policy.state(), tmp_path, "policy")
-    checkpoint.save_state(whole.state(), tmp_path, "trial")
+    second = resumed(whole, testbeds.new_trial(study), tmp_path)
     expected = [whole.train_step() for _ in range(2)]
-    resumed = testbeds.new_trial(study)
-    resumed.policy.load_state(checkpoint.load_state(tmp_path, "policy"))
-    resumed.load_state(checkpoint.load_state(tmp_path, "trial"))
-    found = [resumed.train_step() for _ in range(2)]
+    found = [second.train_step() for _ in range(2)]
     assert str(found) == str(expected)
-    assert resumed.cost == whole.cost
+    assert second.cost == whole.cost
     assert all(math.isfinite(step["loss"]) for step in found)
 
 

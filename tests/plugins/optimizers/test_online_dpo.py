@@ -11,6 +11,7 @@ import pytest
 import tabular
 import testbeds
 import torch
+from resuming import resumed
 from torch import Tensor
 
 from moalign import plugins
@@ -22,7 +23,6 @@ from moalign.optimizers.utility import UtilityOptimizer, levelled
 from moalign.study.loading import load
 from moalign.testing.lessons import rows_of
 from moalign.testing.steps import make_batch, make_objectives
-from moalign.training import checkpoint
 from moalign.types import Batch
 from moalign_plugins.optimizers.adpo import Adpo
 from moalign_plugins.optimizers.dpo import Dpo
@@ -297,13 +297,9 @@ def test_resuming_is_exact_and_the_policy_may_read_weights(optimizer: Any, tmp_p
     study = letters_study(optimizer, "weights")
     whole = testbeds.new_trial(study)
     whole.train_step()
-    checkpoint.save_state(whole.policy.state(), tmp_path, "policy")
-    checkpoint.save_state(whole.state(), tmp_path, "trial")
+    second = resumed(whole, testbeds.new_trial(study), tmp_path)
     expected = [whole.train_step() for _ in range(2)]
-    resumed = testbeds.new_trial(study)
-    resumed.policy.load_state(checkpoint.load_state(tmp_path, "policy"))
-    resumed.load_state(checkpoint.load_state(tmp_path, "trial"))
-    found = [resumed.train_step() for _ in range(2)]
+    found = [second.train_step() for _ in range(2)]
     assert str(found) == str(expected)
     assert all(math.isfinite(step["loss"]) for step in found)
 

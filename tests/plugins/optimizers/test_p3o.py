@@ -8,13 +8,13 @@ import letters
 import pytest
 import testbeds
 import torch
+from resuming import resumed
 
 from moalign import plugins
 from moalign.errors import StudyError
 from moalign.maths.combine import combine
 from moalign.study.loading import load
 from moalign.testing.steps import make_batch
-from moalign.training import checkpoint
 from moalign.types import Rows
 from moalign_plugins.optimizers.p3o import P3o
 from moalign_plugins.optimizers.rloo import Rloo
@@ -167,11 +167,7 @@ def test_resuming_is_exact_and_micro_batches_change_nothing(tmp_path, overrides)
     history = [whole.train_step() for _ in range(3)]
     first = testbeds.new_trial(given)
     first.train_step()
-    checkpoint.save_state(first.policy.state(), tmp_path, "policy")
-    checkpoint.save_state(first.state(), tmp_path, "trial")
-    second = testbeds.new_trial(given)
-    second.policy.load_state(checkpoint.load_state(tmp_path, "policy"))
-    second.load_state(checkpoint.load_state(tmp_path, "trial"))
+    second = resumed(first, testbeds.new_trial(given), tmp_path)
     assert [second.train_step() for _ in range(2)] == history[1:]
     small = testbeds.new_trial(study("training.steps=4", *overrides, "training.micro_tokens=30"))
     assert small.train_step() == pytest.approx(history[0], rel=1e-3, abs=1e-4)

@@ -6,6 +6,7 @@ import letters
 import pytest
 import testbeds
 import torch
+from resuming import resumed
 
 from moalign import plugins
 from moalign.errors import StudyError
@@ -13,7 +14,6 @@ from moalign.maths.normalisation import masked_whiten
 from moalign.maths.token_rewards import discounted, generalised_advantages, token_rewards
 from moalign.study.loading import load
 from moalign.testing.steps import make_batch, make_objectives
-from moalign.training import checkpoint
 from moalign.types import Objective, Rows
 from moalign_plugins.optimizers.ppo import Ppo
 from moalign_plugins.optimizers.reinforce_pp import ReinforcePlusPlus
@@ -300,11 +300,7 @@ def test_resuming_is_exact(tmp_path, overrides):
     first = testbeds.new_trial(study)
     for _ in range(2):
         first.train_step()
-    checkpoint.save_state(first.policy.state(), tmp_path, "policy")
-    checkpoint.save_state(first.state(), tmp_path, "trial")
-    second = testbeds.new_trial(study)
-    second.policy.load_state(checkpoint.load_state(tmp_path, "policy"))
-    second.load_state(checkpoint.load_state(tmp_path, "trial"))
+    second = resumed(first, testbeds.new_trial(study), tmp_path)
     assert [second.train_step() for _ in range(2)] == history[2:]
     for mine, theirs in zip(
         [*whole.parameters, *whole.optimizer.parameters()],

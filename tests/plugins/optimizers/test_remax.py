@@ -6,12 +6,12 @@ import letters
 import pytest
 import testbeds
 import torch
+from resuming import resumed
 
 from moalign import plugins
 from moalign.errors import StudyError
 from moalign.study.loading import load
 from moalign.testing.steps import make_batch
-from moalign.training import checkpoint
 from moalign.training.scoring import score
 from moalign_plugins.optimizers.remax import Remax
 
@@ -164,11 +164,7 @@ def test_resuming_is_exact(catalogue, tmp_path, overrides):
     history = [whole.train_step() for _ in range(3)]
     first = testbeds.new_trial(given)
     first.train_step()
-    checkpoint.save_state(first.policy.state(), tmp_path, "policy")
-    checkpoint.save_state(first.state(), tmp_path, "trial")
-    second = testbeds.new_trial(given)
-    second.policy.load_state(checkpoint.load_state(tmp_path, "policy"))
-    second.load_state(checkpoint.load_state(tmp_path, "trial"))
+    second = resumed(first, testbeds.new_trial(given), tmp_path)
     assert [second.train_step() for _ in range(2)] == history[1:]
     assert second.cost.to_json() == whole.cost.to_json()
 

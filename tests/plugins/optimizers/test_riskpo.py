@@ -6,6 +6,7 @@ import letters
 import pytest
 import testbeds
 import torch
+from resuming import resumed
 
 from moalign import plugins
 from moalign.errors import OptionError, StudyError
@@ -13,7 +14,6 @@ from moalign.maths.normalisation import masked_whiten
 from moalign.options import check_options
 from moalign.study.loading import load
 from moalign.testing.steps import make_batch, make_objectives
-from moalign.training import checkpoint
 from moalign_plugins.optimizers.riskpo import RiskPo
 
 NAN = float("nan")
@@ -144,11 +144,7 @@ def test_resuming_is_exact(tmp_path, overrides):
     history = [whole.train_step() for _ in range(3)]
     first = testbeds.new_trial(given)
     first.train_step()
-    checkpoint.save_state(first.policy.state(), tmp_path, "policy")
-    checkpoint.save_state(first.state(), tmp_path, "trial")
-    second = testbeds.new_trial(given)
-    second.policy.load_state(checkpoint.load_state(tmp_path, "policy"))
-    second.load_state(checkpoint.load_state(tmp_path, "trial"))
+    second = resumed(first, testbeds.new_trial(given), tmp_path)
     assert [second.train_step() for _ in range(2)] == history[1:]
     if "mgda" in str(overrides):
         assert history[0]["gram/reused"] == 1.0

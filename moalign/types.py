@@ -107,11 +107,15 @@ class Objective:
     reference: float | None = None
     measure: str = ""
 
+    @property
+    def unit(self) -> float:
+        """How far apart the bounds are, ``hi - lo`` in raw units; 1 where there are none."""
+        return 1.0 if self.bounds is None else self.bounds[1] - self.bounds[0]
+
     def normalise(self, value: float) -> float:
         """Return ``(value - lo) / (hi - lo)``; not clipped."""
         assert self.bounds is not None, f"objective {self.name} has no bounds"
-        low, high = self.bounds
-        return (value - low) / (high - low)
+        return (value - self.bounds[0]) / self.unit
 
 
 # --- one training step -------------------------------------------------------------------------

@@ -264,8 +264,7 @@ def ranges(objectives: Sequence[Objective]) -> Tensor:
     """Return how far apart the bounds of each objective are, [K]; 1 where it has none."""
     import torch
 
-    widths = [1.0 if o.bounds is None else o.bounds[1] - o.bounds[0] for o in objectives]
-    return torch.tensor(widths)
+    return torch.tensor([objective.unit for objective in objectives])
 
 
 def pair_indices(size: int) -> tuple[list[int], list[int]]:

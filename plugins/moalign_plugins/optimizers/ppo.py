@@ -108,7 +108,7 @@ class Ppo(ClippedOptimizer):
         self._head = torch.nn.Linear(width, len(objectives))
         torch.nn.init.zeros_(self._head.weight)
         torch.nn.init.zeros_(self._head.bias)
-        self._units = [o.bounds[1] - o.bounds[0] if o.bounds else 1.0 for o in objectives]
+        self._units = [objective.unit for objective in objectives]
 
     def parameters(self) -> Sequence[Parameter]:
         """Return weight and bias of the value head."""

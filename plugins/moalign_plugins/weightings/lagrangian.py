@@ -273,9 +273,8 @@ class Lagrangian(Constrained):
         for o in objectives:
             given = self.equal.get(o.name, None if o.name == self.primary else o.at_least)
             if given is not None:
-                unit = 1.0 if o.bounds is None else o.bounds[1] - o.bounds[0]
                 target = self._aimed.get(o.name, given)
-                found.append(Constraint(o.name, target, unit, equal=o.name in self.equal))
+                found.append(Constraint(o.name, target, o.unit, equal=o.name in self.equal))
         return tuple(found)
 
     def aim(self, targets: Mapping[str, float]) -> None:

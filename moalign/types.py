@@ -572,14 +572,17 @@ class Proposal:
     Attributes:
         params: value of every searched path, for example ``{"training.learning_rate": 3e-4}``.
         start: where its policy begins.
-        steps: full length; None means ``training.steps`` of the study.
+        steps: full length; None means ``training.steps`` of the study, 0 that nothing is trained
+            and the start itself is measured (a soup).
         settings: fixed values by path that the strategy adds (C-MORL's thresholds).
+        reason: why this and from there, in a sentence for people; empty: it is a plain proposal.
     """
 
     params: Mapping[str, Any]
     start: Start = Start()
     steps: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -640,6 +643,10 @@ class History:
             if observation.full and observation.start.scratch:
                 first.setdefault(observation.trial, observation)
         return tuple(first.values())
+
+    def awaited(self) -> tuple[Proposal, ...]:
+        """Return the proposals that run now and will be observed in full, from scratch."""
+        return tuple(p for p in self.pending.values() if p.start.scratch and p.steps is None)
 
 
 # --- segments and executors --------------------------------------------------------------------

@@ -41,6 +41,7 @@ LEAVES = {
     "execution": {"errors", "types", "components"},
     "weightings": {"errors", "types", "components", "maths", "pareto"},
     "optimizers": {"errors", "types", "components", "maths"},
+    "strategies": {"errors", "types", "components", "maths", "pareto"},
 }
 OPEN_TO_PLUGINS = {
     "pareto",
@@ -50,6 +51,7 @@ OPEN_TO_PLUGINS = {
     "execution",
     "weightings",
     "optimizers",
+    "strategies",
 }
 LAZY = ("torch", "transformers", "mlflow", "optuna", "botorch", "matplotlib", "plotly", "datasets")
 

@@ -139,7 +139,8 @@ class ProgressView:
     def moalign_trial_started(self, trial: int, proposal: Proposal) -> None:
         """Add the trial to the panel."""
         self._search_begins()
-        self._running[trial] = _Trial(_params(proposal), proposal.steps or self._steps)
+        total = self._steps if proposal.steps is None else proposal.steps
+        self._running[trial] = _Trial(_params(proposal), total)
 
     @hookimpl
     def moalign_step_ended(self, event: StepEvent) -> None:

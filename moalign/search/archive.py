@@ -122,7 +122,8 @@ class Run:
             case events.Proposed():
                 if event.trial != len(self.trials):
                     raise ValueError(f"trial {len(self.trials)} comes next, not {event.trial}")
-                total = event.proposal.steps or self.steps
+                steps = event.proposal.steps
+                total = self.steps if steps is None else steps
                 trial = Trial(event.trial, event.proposal, total, event.time)
                 self.trials[event.trial] = trial
             case events.Measured():

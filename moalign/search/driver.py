@@ -15,7 +15,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
-from moalign.components import Executor, SegmentFunction
+from moalign.components import Executor, SegmentFunction, Strategy
 from moalign.errors import MoalignError, RecordError, StudyError
 from moalign.search import events, proposals, provenance, retention, stopping
 from moalign.search.announce import Announcer
@@ -69,6 +69,7 @@ def run_study(
     executor: Executor | None = None,
     trials: int | None = None,
     max_hours: float | None = None,
+    strategy: Strategy | None = None,
     listeners: Sequence[object] = (),
     strict: bool = False,
     progress: Progress | None = None,
@@ -83,6 +84,7 @@ def run_study(
         folder: of the run; its name is the run's name.
         executor: runs the segments; default: the study's.
         trials: how many trials in all; default: the study's. More than a finished run has adds.
+        strategy: proposes the trials to come; default: the study's.
         max_hours: after this time no segment is started, and those that run are waited for.
         listeners: objects with announce hooks, beside the study's trackers and plugins.
         strict: a listener that raises ends the study instead of being reported.
@@ -102,7 +104,8 @@ def run_study(
         check_data(study)
         segment, prepare = segment or run_segment, prepare or ensure_base
     total = trials or study.section.search.trials
-    study.strategy.check(proposals.history(study, total))
+    strategy = strategy or study.strategy
+    strategy.check(proposals.history(study, total))
     executor = executor or study.new_executor()
     executor.open(segment)
     listeners = (*study.new_trackers(), *listeners)
@@ -110,7 +113,7 @@ def run_study(
     deadline = math.inf if max_hours is None else time.monotonic() + 3600 * max_hours
     told = progress or (lambda _share, _words: None)
     with Record(RunFolder(Path(folder))) as record:
-        driver = _Driver(study, record, executor, announce, total, deadline)
+        driver = _Driver(study, record, strategy, executor, announce, total, deadline)
         return driver.drive(lambda: prepare(study, record.state.folder, told), report)
 
 
@@ -118,6 +121,7 @@ def run_study(
 class _Driver:
     study: Study
     record: Record
+    strategy: Strategy
     executor: Executor
     announce: Announcer
     total: int
@@ -348,7 +352,9 @@ class _Driver:
         number = len(self.run.trials)
         if self.exhausted or number >= self.total or not self._has_turn(number):
             return False
-        proposal = proposals.make(self.study, self.run, self._visible(number), self.total)
+        proposal = proposals.make(
+            self.study, self.strategy, self.run, self._visible(number), self.total
+        )
         if proposal is None:
             self.exhausted = True
             return False

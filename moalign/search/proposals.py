@@ -5,27 +5,31 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Container
 
+from moalign.components import Strategy
 from moalign.search.archive import Run
 from moalign.study.space import first_proposals
 from moalign.study.study import Study
 from moalign.types import History, Proposal
 
 
-def make(study: Study, run: Run, visible: Container[int], trials: int) -> Proposal | None:
+def make(
+    study: Study, strategy: Strategy, run: Run, visible: Container[int], trials: int
+) -> Proposal | None:
     """Return the next proposal, or None if the space is exhausted.
 
     Args:
-        study: gives the space and the strategy.
+        study: gives the space and the seed.
+        strategy: proposes.
         run: the state of the run; the proposal gets the next free number.
         visible: numbers of the trials whose results the strategy may know.
         trials: how many trials the study runs in all.
     """
     number = len(run.trials)
-    first = first_proposals(study.space) if study.strategy.corners_first else []
+    first = first_proposals(study.space) if strategy.corners_first else []
     if number < len(first):
         return first[number]
     known = history(study, trials, run, visible)
-    return next(iter(study.strategy.propose(known, 1, seed_of(study.seed, number))), None)
+    return next(iter(strategy.propose(known, 1, seed_of(study.seed, number))), None)
 
 
 def history(

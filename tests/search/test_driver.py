@@ -334,6 +334,32 @@ def test_a_trial_can_start_from_a_policy_that_is_kept(tmp_path: Path):
     assert parts.outcome == "finished"
 
 
+class Mixing(Strategy):
+    """Mixes the two first trials that are kept half and half, and measures what comes out."""
+
+    name = "mixing"
+    corners_first = False
+
+    def propose(self, history, n, seed):
+        kept = list(dict.fromkeys((o.trial, o.step) for o in history.observations if o.kept))
+        params = history.observations[0].params
+        return [Proposal(params, Start(tuple(kept[:2]), (0.5, 0.5)), steps=0, reason="a try")]
+
+
+def test_a_soup_is_a_trial_of_no_steps(tmp_path: Path):
+    first = quick_run(tmp_path / "mine", study=quick_study("search.trials=4"))
+    assert len(first.run.trials) == 4
+    study = quick_study("search.trials=4")
+    result = quick_run(tmp_path / "mine", study=study, trials=5, strategy=Mixing())
+    assert result.outcome == "finished"
+    soup = result.run.trials[4]
+    assert (soup.total, soup.outcome, list(soup.measured)) == (0, "finished", [0])
+    assert soup.proposal.reason == "a try"
+    # The study is the same one: its own strategy goes on with it.
+    more = quick_run(tmp_path / "mine", study=study, trials=6).run.trials[5]
+    assert (more.total, more.proposal.start.scratch) == (6, True)
+
+
 def test_what_a_strategy_proposes_wrongly_fails_that_trial_only(tmp_path: Path):
     class Wrong(Strategy):
         """Proposes a value that does not exist, once."""

@@ -166,7 +166,7 @@ def _ask(history: History, space: _Space, sampler: BaseSampler) -> Proposal:
                     params=params, distributions=distributions, values=values, constraints=missed
                 )
                 study.add_trial(trial)
-        for proposal in history.pending.values():
+        for proposal in history.awaited():
             for params in space.flat(proposal.params):
                 trial = create_trial(
                     state=TrialState.RUNNING, params=params, distributions=distributions

@@ -397,7 +397,9 @@ class _Store:
         given = {**steps, **proposal.settings, **proposal.params, "start": _start(proposal.start)}
         self._params(run, dict(_flat(given)))
         if "outcome" not in self.tags[run]:
-            self._tag(run, {"outcome": "running", "on_front": "false", **_weights_tag(weights)})
+            origin = {"origin": proposal.reason} if proposal.reason else {}
+            tags = {"outcome": "running", "on_front": "false", **origin, **_weights_tag(weights)}
+            self._tag(run, tags)
 
     def step_ended(self, event: StepEvent) -> None:
         """Write a step's metrics, and what it has to say as the tag ``notes``."""

@@ -126,7 +126,7 @@ class Announcer:
         self(
             "moalign_segment_ended",
             trial=trial,
-            observations=[o for o in run.observations() if (o.trial, o.step) == (trial, step)],
+            observations=list(run.observed(trial, step)),
             evaluations=[one.evaluation for one in given],
             values=_values(run, measured),
             time=measured.time,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
-from dataclasses import dataclass, field
+from bisect import insort
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from itertools import chain
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +85,9 @@ class Trial:
 class Run:
     """The state of a run: a fold over the events of its record.
 
+    What is asked after every measurement (the front, its hypervolume, the observations) is brought
+    up to date by what is new, so that a large archive does not slow a study down.
+
     Attributes:
         folder: where it lies.
         opened: each time a driver opened it; never empty once the run has begun.
@@ -103,7 +108,13 @@ class Run:
         self.test_openings: list[events.OpenedTest] = []
         self.closed: events.Outcome | None = None
         self.settled = 0
-        self._consumed: list[events.Measured] = []
+        self._live: dict[int, Trial] = {}
+        self._archive: list[_Checkpoint] = []  # in the order of arrival
+        self._order: list[Order] = []
+        self._places: dict[tuple[int, int], list[int]] = {}  # in the archive, by trial and step
+        self._whole = _Front()
+        self._visible = _Front()
+        self._volume: tuple[events.Opened, tuple[Observation, ...], float] | None = None
 
     def apply(self, event: events.Event) -> None:
         """Take one more event into account.
@@ -125,14 +136,18 @@ class Run:
                 steps = event.proposal.steps
                 total = self.steps if steps is None else steps
                 trial = Trial(event.trial, event.proposal, total, event.time)
-                self.trials[event.trial] = trial
+                self.trials[event.trial] = self._live[event.trial] = trial
             case events.Measured():
                 self._measured(event)
             case events.Decided():
-                self._trial(event.trial).decided[event.step] = event
+                trial = self._trial(event.trial)
+                trial.decided[event.step] = event
+                self._ends(trial)
             case events.Failed():
                 if event.trial != BASE:
-                    self._trial(event.trial).failure = event
+                    trial = self._trial(event.trial)
+                    trial.failure = event
+                    self._ends(trial)
             case events.Lost():
                 pass
             case events.OpenedTest():
@@ -144,8 +159,23 @@ class Run:
         elif event.trial == BASE:
             self.base = event
         else:
-            self._trial(event.trial).measured[event.step] = event
-            self._consumed.append(event)
+            trial = self._trial(event.trial)
+            trial.measured[event.step] = event
+            self._ends(trial)
+            self._file(trial, event)
+
+    def _ends(self, trial: Trial) -> None:
+        if trial.outcome is not None:
+            self._live.pop(trial.number, None)
+
+    def _file(self, trial: Trial, event: events.Measured) -> None:
+        """Put a measured checkpoint into the archive."""
+        place = len(self._archive)
+        order = (trial.number, event.step, place) if self.logical else (place,)
+        points = tuple(self._observation(trial, event, point) for point in event.points)
+        self._archive.append(_Checkpoint(order, trial.number, event.step, points))
+        self._places.setdefault((trial.number, event.step), []).append(place)
+        insort(self._order, order)
 
     def _trial(self, number: int) -> Trial:
         if number not in self.trials:
@@ -175,7 +205,7 @@ class Run:
 
     def live(self) -> Iterator[Trial]:
         """Yield the trials that have not ended, by number."""
-        return (trial for trial in self.trials.values() if trial.outcome is None)
+        return iter(tuple(self._live.values()))
 
     def observations(self, visible: Container[int] | None = None) -> tuple[Observation, ...]:
         """Return what was measured on validation, one observation per checkpoint and condition.
@@ -188,34 +218,51 @@ class Run:
             whose policy can be relied on are marked as kept: they are on the front of what is
             visible and of what was there when the run was last finished.
         """
-        measured = [m for m in self._consumed if visible is None or m.trial in visible]
-        if self.logical:
-            measured.sort(key=lambda m: (m.trial, m.step))
-        settled = [m for m in self._consumed if m.trial < self.settled and m not in measured]
-        kept = self._on_front([*measured, *settled])
-        return tuple(
-            self._observation(m, point, (m.trial, m.step) in kept)
-            for m in measured
-            for point in m.points
-        )
+        seen_N = self._seen(visible)
+        kept = self._judged(visible, seen_N).checkpoints
+        found = (self._archive[order[-1]] for order in self._order if seen_N[order[-1]])
+        return tuple(chain.from_iterable(one.marked(one.name in kept) for one in found))
 
-    def _on_front(self, measured: list[events.Measured]) -> set[tuple[int, int]]:
-        pairs = [((m.trial, m.step), point) for m in measured for point in m.points]
-        values_NK = [self.axes(point.values_K) for _, point in pairs]
-        marked_N = pareto.is_nondominated(_table(values_NK, len(self._axes)))
-        return {checkpoint for (checkpoint, _), on in zip(pairs, marked_N, strict=True) if on}
+    def observed(self, trial: int, step: int) -> tuple[Observation, ...]:
+        """Return the observations of one checkpoint, as :meth:`observations` has them."""
+        kept = self._judged(None, self._seen(None)).checkpoints
+        found = (self._archive[place] for place in self._places.get((trial, step), ()))
+        return tuple(chain.from_iterable(one.marked(one.name in kept) for one in found))
+
+    def kept(self, visible: Container[int]) -> set[tuple[int, int]]:
+        """Return the checkpoints, as trial and step, that :meth:`observations` marks as kept."""
+        front = self._judged(visible, self._seen(visible))
+        return {(trial, step) for trial, step in front.checkpoints if trial in visible}
 
     def front(self) -> tuple[Observation, ...]:
         """Return the non-dominated observations; of equal ones, the first."""
-        observations = self.observations()
-        values_NK = [o.values_K for o in observations]
-        marked_N = pareto.is_nondominated(_table(values_NK, len(self._axes)))
-        return tuple(o for o, on in zip(observations, marked_N, strict=True) if on)
+        return self._judged(None, self._seen(None)).observations
 
     def hypervolume(self) -> float:
         """Return the hypervolume of the front, normalised, from the reference point."""
-        values_NK = [self.normalised(o.values_K) for o in self.front()]
-        return pareto.hypervolume(values_NK, self.reference_K)
+        front, opened = self.front(), self.opened[-1]
+        if self._volume is None or self._volume[0] is not opened or self._volume[1] is not front:
+            bounds_K2 = [o.bounds for o in self.front_objectives if o.bounds is not None]
+            values_NK = _table([o.values_K for o in front], len(bounds_K2))
+            volume = pareto.hypervolume(pareto.normalise(values_NK, bounds_K2), self.reference_K)
+            self._volume = (opened, front, volume)
+        return self._volume[2]
+
+    def _seen(self, visible: Container[int] | None) -> NDArray[np.bool_]:
+        """Mark the checkpoints of visible trials, in the order of arrival."""
+        if visible is None:
+            return np.ones(len(self._archive), dtype=np.bool_)
+        return np.array([one.trial in visible for one in self._archive], dtype=np.bool_)
+
+    def _judged(self, visible: Container[int] | None, seen_N: NDArray[np.bool_]) -> _Front:
+        """Return the front of what is seen and of what was there when the run was finished."""
+        front = self._visible
+        if visible is None:
+            front = self._whole
+        elif self.settled:
+            seen_N = seen_N | [one.trial < self.settled for one in self._archive]
+        front.update(self._archive, seen_N)
+        return front
 
     def normalised(self, values_K: tuple[float, ...]) -> tuple[float, ...]:
         """Return values of the front's objectives in units of their bounds."""
@@ -246,9 +293,8 @@ class Run:
         return [k for k, objective in enumerate(self.objectives) if objective.front]
 
     def _observation(
-        self, measured: events.Measured, point: events.Point, kept: bool
+        self, trial: Trial, measured: events.Measured, point: events.Point
     ) -> Observation:
-        trial = self.trials[measured.trial]
         return Observation(
             trial=trial.number,
             step=measured.step,
@@ -259,8 +305,95 @@ class Run:
             values_K=self.axes(point.values_K),
             stderr_K=self.axes(point.stderr_K),
             cost=measured.cost,
-            kept=kept,
         )
+
+
+# --- the archive -------------------------------------------------------------------------------
+
+Order = tuple[int, ...]
+"""What checkpoints are sorted by; it ends with the checkpoint's place in the order of arrival."""
+
+
+@dataclass(eq=False)
+class _Checkpoint:
+    """A checkpoint of a trial as it was measured.
+
+    Attributes:
+        order: see :data:`Order`.
+        trial: the trial's number.
+        step: training steps taken.
+        points: one observation per condition, none of them marked as kept.
+    """
+
+    order: Order
+    trial: int
+    step: int
+    points: tuple[Observation, ...]
+
+    @property
+    def name(self) -> tuple[int, int]:
+        return self.trial, self.step
+
+    @cached_property
+    def _kept(self) -> tuple[Observation, ...]:
+        return tuple(replace(point, kept=True) for point in self.points)
+
+    def marked(self, kept: bool) -> tuple[Observation, ...]:
+        """Return the observations, marked as kept or not."""
+        return self._kept if kept else self.points
+
+
+class _Point(NamedTuple):
+    """A point of a checkpoint; points sort in the order in which they count."""
+
+    order: Order
+    checkpoint: _Checkpoint
+    index: int
+
+
+class _Front:
+    """The front of checkpoints of an archive, brought up to date by what is new.
+
+    The front of a set and some more points is that of its own front and these points.
+
+    Attributes:
+        checkpoints: those that have a point on the front, as trial and step.
+        observations: the points, in order, marked as kept.
+    """
+
+    def __init__(self) -> None:
+        self.checkpoints: set[tuple[int, int]] = set()
+        self.observations: tuple[Observation, ...] = ()
+        self._points: list[_Point] = []
+        self._of_N = np.zeros(0, dtype=np.bool_)
+
+    def update(self, archive: Sequence[_Checkpoint], of_N: NDArray[np.bool_]) -> None:
+        """Make it the front of other checkpoints: quickly if they are the old ones and a few more.
+
+        Args:
+            archive: all checkpoints, in the order of arrival; it has only grown.
+            of_N: whether a checkpoint counts.
+        """
+        before_N = np.zeros_like(of_N)
+        before_N[: len(self._of_N)] = self._of_N
+        points = self._points
+        if (before_N & ~of_N).any():  # what is gone may have hidden what stays
+            points, before_N = [], np.zeros_like(of_N)
+        new = [
+            _Point((*archive[place].order, index), archive[place], index)
+            for place in np.flatnonzero(of_N & ~before_N)
+            for index in range(len(archive[place].points))
+        ]
+        if new:
+            points = sorted([*points, *new])
+            values_NK = [p.checkpoint.points[p.index].values_K for p in points]
+            marked_N = pareto.is_nondominated(_table(values_NK, len(values_NK[0])))
+            points = [point for point, on in zip(points, marked_N, strict=True) if on]
+        if points != self._points:
+            self._points = points
+            self.checkpoints = {point.checkpoint.name for point in points}
+            self.observations = tuple(p.checkpoint.marked(True)[p.index] for p in points)
+        self._of_N = of_N
 
 
 def _table(values_NK: list[tuple[float, ...]], axes: int) -> NDArray[np.float64]:

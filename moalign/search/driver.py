@@ -129,7 +129,7 @@ class _Driver:
     running: dict[tuple[int, int, Split], SegmentTask] = field(default_factory=dict)
     exhausted: bool = False
     front: tuple[Observation, ...] = ()
-    pruned: set[tuple[Path, str]] = field(default_factory=set)
+    pruned: set[tuple[int, int, str]] = field(default_factory=set)
 
     @property
     def run(self) -> Run:

@@ -28,7 +28,7 @@ def wanted(run: Run, visible: Container[int]) -> tuple[set[Checkpoint], set[Chec
         run: the state of the run.
         visible: numbers of the trials whose results the strategy has seen.
     """
-    policies = {(o.trial, o.step) for o in run.observations(visible) if o.kept}
+    policies = run.kept(visible)
     latest = set()
     for trial in run.trials.values():
         if trial.outcome in (None, "failed"):
@@ -40,22 +40,22 @@ def wanted(run: Run, visible: Container[int]) -> tuple[set[Checkpoint], set[Chec
     return policies | latest, latest
 
 
-def prune(run: Run, visible: Container[int], done: set[tuple[Path, str]]) -> None:
+def prune(run: Run, visible: Container[int], done: set[tuple[int, int, str]]) -> None:
     """Delete what is no longer of use.
 
     Args:
         run: the state of the run.
         visible: see :func:`wanted`.
-        done: what was deleted before; grows.
+        done: what was deleted before, as trial, step and name; grows.
     """
     policies, trainings = wanted(run, visible)
     for trial in run.trials.values():
         for step in trial.measured:
-            folder = run.folder.checkpoint(trial.number, step)
             for name, kept in (("policy", policies), ("training", trainings)):
-                if (trial.number, step) not in kept and (folder, name) not in done:
-                    _delete(folder / name)
-                    done.add((folder, name))
+                gone = (trial.number, step, name)
+                if (trial.number, step) not in kept and gone not in done:
+                    _delete(run.folder.checkpoint(trial.number, step) / name)
+                    done.add(gone)
 
 
 def sweep(folder: RunFolder) -> None:

@@ -464,6 +464,116 @@ def test_knee_is_on_the_front_and_does_not_depend_on_units(points: Floats) -> No
     assert pareto.knee(points * 4.0 - 3) == knee
 
 
+# --- mixtures: the hull -----------------------------------------------------------------------
+
+
+def lattice(count: int, parts: int) -> Floats:
+    """All shares of `count` points that are multiples of 1 / parts."""
+    grid = np.indices((parts + 1,) * count).reshape(count, -1).T
+    return grid[grid.sum(axis=1) == parts] / parts
+
+
+@pytest.mark.parametrize(
+    ("points", "reference", "volume"),
+    [
+        ([(1, 0), (0, 1)], (0, 0), 1 / 2),  # the points alone have 0
+        (np.eye(3), (0, 0, 0), 1 / 6),
+        (np.eye(4), (0, 0, 0, 0), 1 / 24),
+        ([(1, 0.5), (0.5, 1)], (0, 0), 0.875),  # 3/4 of the points and half of the notch
+        ([(1, 1)], (0, 0), 1),
+        ([(3,), (2,)], (1,), 2),
+        ([(2, -1), (-1, 2)], (0, 0), 1 / 2),  # both below the reference, mixtures above it
+        ([(2, -1), (0, 1)], (0, 0), 1 / 2),
+        ([(1, -1), (-1, 1)], (0, 0), 0),  # through the reference
+        ([(-1, -1)], (0, 0), 0),
+        ([(1, 0)], (0, 0), 0),
+        ([(1, 0), (0, 1), (NAN, 9)], (0, 0), 1 / 2),
+        ([], (0, 0), 0),
+        ([(NAN, 1)], (0, 0), 0),
+        ([(1e6, 0), (0, 1e-6)], (0, 0), 1 / 2),
+    ],
+)
+def test_hull_hypervolume_known(points, reference, volume) -> None:
+    assert pareto.hull_hypervolume(points, reference) == pytest.approx(volume, abs=1e-12)
+
+
+@pytest.mark.parametrize(("objectives", "parts"), [(2, 60), (3, 16)])
+def test_hull_hypervolume_is_that_of_many_mixtures(objectives: int, parts: int) -> None:
+    rng = np.random.default_rng(0)
+    for low in (0.0, -0.4):  # some points below the reference in the second round
+        points = rng.uniform(low, 1, (5, objectives))
+        few = itertools.combinations(points, objectives)
+        mixtures = np.concatenate([lattice(objectives, parts) @ np.array(part) for part in few])
+        counted = pareto.hypervolume(mixtures, np.zeros(objectives))
+        exact = pareto.hull_hypervolume(points, np.zeros(objectives))
+        # Every mixture lies within 1 / parts of one that was counted, from above.
+        assert counted - 1e-12 <= exact <= counted + objectives * (1 - low) / parts
+
+
+@bounded
+@given(grids(max_objectives=3), st.integers(0, 3), st.data())
+def test_hull_hypervolume_of_more_points_is_no_less(
+    points: Floats, level: int, data: st.DataObject
+) -> None:
+    reference = np.full(points.shape[1], float(level))
+    volume = pareto.hull_hypervolume(points, reference)
+    assert volume >= pareto.hypervolume(points, reference) - 1e-9
+    row = data.draw(arrays(float, points.shape[1], elements=st.integers(0, 4).map(float)))
+    more = pareto.hull_hypervolume(np.vstack([points, row]), reference)
+    assert more >= volume - 1e-9
+    worse = points - 1.0  # each dominated
+    mixed = points.mean(axis=0, keepdims=True)
+    same = pareto.hull_hypervolume(np.vstack([worse, mixed, points, points]), reference)
+    assert same == pytest.approx(volume, abs=1e-9)
+    moved = pareto.hull_hypervolume(points[:, ::-1] * 2.0 + 1, reference * 2 + 1)
+    assert moved == pytest.approx(volume * 2 ** points.shape[1], abs=1e-9)
+
+
+# --- the worst objective, the bargain ---------------------------------------------------------
+
+
+def test_maximin_looks_at_the_worst_objective() -> None:
+    assert pareto.maximin([(1, 0), (0, 1), (0.4, 0.5), (NAN, 9)]) == 2
+    assert pareto.maximin([(0.4, 0.5), (0.6, 0.4), (0.4, 0.4)]) == 1, "ties: the highest sum"
+    assert pareto.maximin([(0.4, 0.6), (0.6, 0.4)]) == 0, "then the first"
+    assert pareto.maximin([(3,), (5,)]) == 1
+    with pytest.raises(ValueError, match="no complete point"):
+        pareto.maximin([(NAN, 1)])
+
+
+@bounded
+@given(grids())
+def test_maximin_is_the_best_of_the_worst(points: Floats) -> None:
+    chosen = pareto.maximin(points)
+    assert points[chosen].min() == points.min(axis=1).max()
+    assert pareto.is_nondominated(np.vstack([points[chosen], points]))[0], "it is on the front"
+
+
+def test_nash_bargain_known() -> None:
+    points = [(1, 0), (0.7, 0.6), (0.5, 0.8), (0.1, 1), (NAN, 9)]
+    assert pareto.nash_bargain(points, (0, 0)) == 1  # .42 against .40
+    assert pareto.nash_bargain(points, (0.2, 0.5)) == 2  # .09 against .05
+    assert pareto.nash_bargain(points, (0.7, 0.6)) is None, "no gain is no agreement"
+    assert pareto.nash_bargain([(2, 3), (3, 2)], (0, 0)) == 0, "ties: the first"
+    assert pareto.nash_bargain([], (0, 0)) is None
+    with pytest.raises(ValueError, match="disagreement_K"):
+        pareto.nash_bargain(points, (0, NAN))
+
+
+@bounded
+@given(grids(max_objectives=3), st.integers(-1, 3))
+def test_nash_bargain_does_not_depend_on_units(points: Floats, level: int) -> None:
+    disagreement = np.full(points.shape[1], float(level))
+    chosen = pareto.nash_bargain(points, disagreement)
+    gains = points - disagreement
+    able = (gains > 0).all(axis=1)
+    assert (chosen is None) == (not able.any())
+    if chosen is not None:
+        assert gains[chosen].prod() == gains[able].prod(axis=1).max()
+        units = np.arange(points.shape[1]) + 2.0
+        assert pareto.nash_bargain(points * units - 3, disagreement * units - 3) == chosen
+
+
 # --- refusals ---------------------------------------------------------------------------------
 
 

@@ -77,7 +77,6 @@ def build_front(
     split: Split = "test" if table.complete("test") else "validation"
     points = pick.candidates(table)
     choices = tuple(_choice(table, points, wanted, split) for wanted in preferences)
-    reference = [o.normalise(o.reference) if o.reference is not None else 0.0 for o in table.axes]
     return Front(
         table=table,
         split=split,
@@ -90,11 +89,16 @@ def build_front(
         hypervolume=hypervolume_interval(
             [point.units_UK(table.names, split) for point in table.front],
             table.bounds_K2,
-            reference,
+            reference_K(table),
             resamples=resamples,
             seed=seed,
         ),
     )
+
+
+def reference_K(table: PointTable) -> list[float]:
+    """Return where hypervolume starts, in normalised units."""
+    return [o.normalise(o.reference) if o.reference is not None else 0.0 for o in table.axes]
 
 
 def _choice(

@@ -34,6 +34,7 @@ __all__ = [
     "mean_and_stderr",
     "paired_difference",
     "pairwise_distinct",
+    "resampled_means",
     "utility_difference",
 ]
 
@@ -359,25 +360,14 @@ def hypervolume_interval(
     Source: basic bootstrap, Davison and Hinkley 1997, sections 2.1.2 and 5.2.
     """
     values = _tables(values_NUK)
-    points, units, objectives = values.shape
     _check_alpha(alpha)
-    known = ~np.isnan(values)
-    # [N, U, K] -> [U, N * K]: a resample's sums are then one matrix product.
-    sums_of = np.where(known, values, 0.0).transpose(1, 0, 2).reshape(units, -1)
-    counts_of = known.transpose(1, 0, 2).reshape(units, -1).astype(np.float64)
 
-    def volumes(multiplicity_RU: Floats) -> Floats:
-        counts = multiplicity_RU @ counts_of
-        means = np.divide(
-            multiplicity_RU @ sums_of, counts, out=np.full_like(counts, np.nan), where=counts > 0
-        ).reshape(-1, points, objectives)
-        normalised = pareto.normalise(means, bounds_K2)
+    def volumes(means_RNK: Floats) -> Floats:
+        normalised = pareto.normalise(means_RNK, bounds_K2)
         return np.array([pareto.hypervolume(front, reference_K) for front in normalised])
 
-    raw = float(volumes(np.ones((1, units)))[0])
-    drawn = bootstrap_indices(units, resamples, seed)
-    multiplicity = np.stack([np.bincount(row, minlength=units) for row in drawn])
-    resampled = volumes(multiplicity.astype(np.float64))
+    raw = float(volumes(_weighted_means(values, np.ones((1, values.shape[1]))))[0])
+    resampled = volumes(resampled_means(values_NUK, resamples, seed))
     below, above = np.quantile(resampled, [alpha / 2, 1 - alpha / 2])
     return HypervolumeInterval(
         raw=raw,
@@ -385,6 +375,37 @@ def hypervolume_interval(
         low=2 * raw - float(above),
         high=2 * raw - float(below),
     )
+
+
+def resampled_means(values_NUK: Sequence[ArrayLike], resamples: int, seed: int) -> Floats:
+    """Average every point over resampled units; units are drawn jointly for all points.
+
+    Args:
+        values_NUK: one table of unit values per point, the same units in the same order.
+        resamples: how many times units are drawn.
+        seed: as in `bootstrap_indices`.
+
+    Returns:
+        Means [R, N, K] over the units that an objective applies to; NaN where none was drawn.
+    """
+    values = _tables(values_NUK)
+    units = values.shape[1]
+    drawn = bootstrap_indices(units, resamples, seed)
+    multiplicity = np.stack([np.bincount(row, minlength=units) for row in drawn])
+    return _weighted_means(values, multiplicity.astype(np.float64))
+
+
+def _weighted_means(values_NUK: Floats, multiplicity_RU: Floats) -> Floats:
+    """Means [R, N, K] in which unit u counts as often as said."""
+    points, units, objectives = values_NUK.shape
+    known = ~np.isnan(values_NUK)
+    # [N, U, K] -> [U, N * K]: a resample's sums are then one matrix product.
+    sums_of = np.where(known, values_NUK, 0.0).transpose(1, 0, 2).reshape(units, -1)
+    counts = multiplicity_RU @ known.transpose(1, 0, 2).reshape(units, -1).astype(np.float64)
+    means: Floats = np.divide(
+        multiplicity_RU @ sums_of, counts, out=np.full_like(counts, np.nan), where=counts > 0
+    )
+    return means.reshape(-1, points, objectives)
 
 
 def _units(values_UK: ArrayLike, name: str) -> Floats:

@@ -572,6 +572,14 @@ class Strategy(Component):
         """
         return
 
+    def previews(self, history: History) -> Sequence[Proposal]:
+        """Return proposals like those to come whose settings go beyond the search space.
+
+        The host checks before any training that the study can run them: a strategy does not know
+        the study.
+        """
+        return ()
+
     @abstractmethod
     def propose(self, history: History, n: int, seed: int) -> list[Proposal]:
         """Return at most ``n`` proposals; fewer only if the space is exhausted.

@@ -574,7 +574,8 @@ class Proposal:
         start: where its policy begins.
         steps: full length; None means ``training.steps`` of the study, 0 that nothing is trained
             and the start itself is measured (a soup).
-        settings: fixed values by path that the strategy adds (C-MORL's thresholds).
+        settings: fixed values by path that the strategy adds (C-MORL's thresholds); a path may
+            name a component, and they replace what parameters say of it.
         reason: why this and from there, in a sentence for people; empty: it is a plain proposal.
     """
 
@@ -583,6 +584,16 @@ class Proposal:
     steps: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What it sets in the study, by path: settings, and the parameters that these leave."""
+        kept = {
+            path: value
+            for path, value in self.params.items()
+            if not any(f"{path}.".startswith(f"{setting}.") for setting in self.settings)
+        }
+        return {**kept, **self.settings}
 
 
 @dataclass(frozen=True, slots=True)
@@ -626,6 +637,7 @@ class History:
         steps: full length of a trial.
         trials: how many trials the study runs in all.
         proposed: how many proposals exist already.
+        made: these proposals by trial number, those that run or have failed, too.
     """
 
     space: Mapping[str, Parameter]
@@ -635,6 +647,7 @@ class History:
     steps: int
     trials: int
     proposed: int
+    made: Mapping[int, Proposal] = field(default_factory=dict)
 
     def plain(self) -> tuple[Observation, ...]:
         """Return from-scratch, full-length observations, one per trial: its first condition's."""

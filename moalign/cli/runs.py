@@ -162,11 +162,11 @@ def _off_the_front(run: Run) -> Iterator[Path]:
 def _artifacts(run: Run) -> set[Path]:
     """Return the base policy of a run, and what was prepared for it before training."""
     from moalign.search.artifacts import base_folder, prepared_folder
-    from moalign.study.loading import with_values
+    from moalign.study.loading import as_proposed
 
     study = study_of(run, None)
     proposals = [trial.proposal for trial in run.trials.values() if trial.measured]
-    studies = [study, *(with_values(study, {**p.params, **p.settings}) for p in proposals)]
+    studies = [study, *(as_proposed(study, proposal) for proposal in proposals)]
     prepared = [prepared_folder(each, run.folder) for each in studies]
     known = {base_folder(study, run.folder), *(path for path in prepared if path is not None)}
     return known | set(run.folder.prepared_artifacts())

@@ -220,13 +220,15 @@ def _point(run: Run, seen: Observation, front: bool) -> Point:
     number = [measured.condition for measured in validation].index(seen.condition)
     tested = (seen.trial, seen.step) in run.tests
     test = run.measurements(seen.trial, seen.step, "test").evaluations if tested else None
+    values = run.trials[seen.trial].proposal.values
+    own = None if "weighting" in values else fixed_weights(run)  # a strategy set another weighting
     return Point(
         id=point_id(seen, number),
         trial=seen.trial,
         step=seen.step,
         condition=seen.condition,
         params=seen.params,
-        weights=seen.condition or seen.params.get(PREFERENCE) or fixed_weights(run),
+        weights=seen.condition or values.get(PREFERENCE) or own,
         cost=seen.cost,
         front=front,
         validation=validation[number],

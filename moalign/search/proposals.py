@@ -6,7 +6,9 @@ import hashlib
 from collections.abc import Container
 
 from moalign.components import Strategy
+from moalign.errors import MoalignError, StudyError
 from moalign.search.archive import Run
+from moalign.study.loading import as_proposed
 from moalign.study.space import first_proposals
 from moalign.study.study import Study
 from moalign.types import History, Proposal
@@ -32,6 +34,23 @@ def make(
     return next(iter(strategy.propose(known, 1, seed_of(study.seed, number))), None)
 
 
+def check(study: Study, strategy: Strategy, trials: int) -> None:
+    """Check, before any training, that the strategy can search the study.
+
+    Raises:
+        MoalignError: the space cannot be searched this way, or the study not run what would come.
+    """
+    known = history(study, trials)
+    strategy.check(known)
+    for proposal in strategy.previews(known):
+        try:
+            as_proposed(study, proposal)
+        except MoalignError as error:
+            raise StudyError(
+                f"strategy {strategy.name} would propose what this study cannot run: {error}"
+            ) from error
+
+
 def history(
     study: Study, trials: int, run: Run | None = None, visible: Container[int] = ()
 ) -> History:
@@ -49,6 +68,7 @@ def history(
         steps=study.section.training.steps,
         trials=trials,
         proposed=len(made),
+        made={number: trial.proposal for number, trial in made.items()},
     )
 
 

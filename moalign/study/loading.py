@@ -18,6 +18,7 @@ from moalign.study import checks, document, paths
 from moalign.study.document import Document
 from moalign.study.schema import StudySection
 from moalign.study.study import Study
+from moalign.types import Proposal
 
 _PLAIN: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 """Turns options that are models of their own into plain data."""
@@ -60,6 +61,15 @@ def with_values(study: Study, values: Mapping[str, Any]) -> Study:
     for path, value in values.items():
         data = paths.assign(data, paths.split(path), value, study.catalogue)
     return checked(Document(study.source, data), study.catalogue, study.text)
+
+
+def as_proposed(study: Study, proposal: Proposal) -> Study:
+    """Return the study that a trial runs: with the proposal's values, and nothing to search.
+
+    Raises:
+        StudyError: a path that does not exist or a value it does not take.
+    """
+    return with_values(study, {**proposal.values, "search.space": {}})
 
 
 def _with_references(data: Mapping[str, Any]) -> dict[str, Any]:

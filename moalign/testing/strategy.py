@@ -214,17 +214,20 @@ def _history(
             and was measured under another condition as well.
     """
     observations: list[Observation] = []
+    made: dict[int, Proposal] = {}
     for trial in range(known):
         rng = random.Random(trial)
         params = {path: _draw(dimension, rng) for path, dimension in space.items()}
         steps = (RUNG, STEPS) if extras and trial % 2 else (STEPS,)
         warm = extras and trial == known - 1 and trial > 1
+        start = Start(((1, STEPS),), (1.0,)) if warm else Start()
+        made[trial] = Proposal(params, start)
         observations += [
             Observation(
                 trial=trial,
                 step=step,
                 full=step == STEPS,
-                start=Start(((1, STEPS),), (1.0,)) if warm else Start(),
+                start=start,
                 condition={"a": 1.0, "b": 0.0, "c": 0.0} if warm else None,
                 params=params,
                 values_K=_values(params, step, rng),
@@ -234,14 +237,16 @@ def _history(
             )
             for step in steps
         ]
+    running = {known + i: proposal for i, proposal in enumerate(pending)}
     return History(
         space=dict(space),
         objectives=OBJECTIVES,
         observations=tuple(observations),
-        pending={known + i: proposal for i, proposal in enumerate(pending)},
+        pending=running,
         steps=STEPS,
         trials=TRIALS,
         proposed=known + len(pending),
+        made={**made, **running},
     )
 
 

@@ -58,6 +58,13 @@ def test_weights_come_from_the_study_if_nothing_searches_them(make_run: MakeRun)
     assert read_points(run).points[0].weights is None, "a weighting without a preference"
 
 
+def test_a_trial_with_a_weighting_of_its_own_has_no_weights(make_run: MakeRun) -> None:
+    run = make_run(study={"weighting": {"fixed": {"preference": {"a": 3.0, "b": 1.0}}}})
+    run.trials[0].proposal.settings["weighting"] = {"lagrangian": {"primary": "a"}}
+    first, second, *_ = read_points(run).points
+    assert (first.weights, bool(second.weights)) == (None, True)
+
+
 def test_monitored_objectives_are_measured_but_no_axis(make_run: MakeRun) -> None:
     objectives = (
         Objective("a", (0.0, 1.0)),

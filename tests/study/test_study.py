@@ -9,9 +9,9 @@ import pytest
 from moalign import plugins
 from moalign.errors import StudyError
 from moalign.study import bundled
-from moalign.study.loading import load, with_values
+from moalign.study.loading import as_proposed, load, with_values
 from moalign.study.study import Study, complete_preference
-from moalign.types import FloatRange, Simplex
+from moalign.types import FloatRange, Proposal, Simplex
 
 Load = Callable[..., Study]
 
@@ -48,6 +48,24 @@ def test_values_of_a_trial(loaded: Load) -> None:
     assert study.preference == {"first": 0.8, "second": 0.2}
     assert study.section.training.learning_rate == 2e-4
     assert loaded().section.training.learning_rate == 5e-4
+
+
+def test_settings_replace_what_parameters_say_of_a_component(loaded: Load) -> None:
+    searched = {
+        "weighting.preference": {"first": 0.8, "second": 0.2},
+        "training.learning_rate": 2e-4,
+    }
+    other = {"ends": {"start": {"first": 1.0, "second": 0.0}}}
+    proposal = Proposal(searched, settings={"weighting": other, "training.learning_rate": 3e-4})
+    assert proposal.values == {"weighting": other, "training.learning_rate": 3e-4}
+    study = as_proposed(loaded(), proposal)
+    assert list(study.data["weighting"]) == ["ends"], "though the search is over its preference"
+    assert study.section.training.learning_rate == 3e-4
+    assert study.space == {}
+    plain = as_proposed(loaded(), Proposal(searched, settings={"weighting.rate": 0.3}))
+    assert plain.data["weighting"] == {
+        "flat": {"preference": {"first": 0.8, "second": 0.2}, "rate": 0.3}
+    }
 
 
 def test_of_several_sets_of_weights_each_is_searched_on_its_own(loaded: Load, text: str) -> None:

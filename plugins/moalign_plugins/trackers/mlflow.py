@@ -301,10 +301,12 @@ class _About:
         """Names of the front objectives."""
         return [objective.name for objective in self.objectives if objective.front]
 
-    def weights(self, params: Mapping[str, Any]) -> Mapping[str, float]:
+    def weights(self, values: Mapping[str, Any]) -> Mapping[str, float]:
         """Return what a trial weights the objectives by; empty if the weighting has no weights."""
-        if searched := params.get("weighting.preference"):  # a schedule's ends are parameters
+        if searched := values.get("weighting.preference"):  # a schedule's ends are parameters
             return dict(searched)
+        if "weighting" in values:  # a strategy set another one
+            return {}
         weighting = self.study.get("weighting")
         options = next(iter(weighting.values()), None) if isinstance(weighting, Mapping) else None
         if not options or "preference" not in options:
@@ -391,10 +393,12 @@ class _Store:
 
     def trial_started(self, trial: int, proposal: Proposal, time: float) -> None:
         """Create the trial's run."""
-        weights = self.about.weights(proposal.params)
-        run = self._child(trial, time, _title(trial, proposal.params, weights))
+        values = proposal.values
+        weights = self.about.weights(values)
+        searched = {path: value for path, value in values.items() if path in proposal.params}
+        run = self._child(trial, time, _title(trial, searched, weights))
         steps = {} if proposal.steps is None else {"training.steps": proposal.steps}
-        given = {**steps, **proposal.settings, **proposal.params, "start": _start(proposal.start)}
+        given = {**steps, **values, "start": _start(proposal.start)}
         self._params(run, dict(_flat(given)))
         if "outcome" not in self.tags[run]:
             origin = {"origin": proposal.reason} if proposal.reason else {}

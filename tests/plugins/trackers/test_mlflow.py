@@ -343,6 +343,25 @@ def test_a_trial_says_where_it_started_and_what_the_strategy_fixed(tracker, run)
     assert (params["training.steps"], params["objectives.accuracy.at_least"]) == ("9", "0.7")
 
 
+def test_a_weighting_that_the_strategy_set_leaves_no_weights_of_the_study_s(tracker, run) -> None:
+    options = {"primary": "accuracy", "at_least": {"brevity": 0.25}}
+    given = Proposal(
+        {"weighting.preference": {"accuracy": 0.8, "brevity": 0.2}},
+        settings={"weighting": {"lagrangian": options}},
+    )
+    start(tracker, run)
+    tracker.moalign_trial_started(trial=7, proposal=given, time=OPENED)
+    tracker.close()
+    found = beside(run).runs["7"]
+    assert found.info.run_name == "t07"
+    assert "weights" not in found.data.tags
+    assert {k: v for k, v in found.data.params.items() if k.startswith("weighting")} == {
+        "weighting": "lagrangian",
+        "weighting.primary": "accuracy",
+        "weighting.at_least.brevity": "0.25",
+    }
+
+
 def test_completions_stand_in_a_table_with_a_score_per_objective(tracker, run) -> None:
     start(tracker, run)
     begin(tracker, 0)

@@ -49,11 +49,11 @@ class _Stuck:
 class Lagrangian(Constrained):
     """Maximises `primary` subject to a threshold for every other objective.
 
-    Each other training objective is a constraint: ``J_i >= at_least``, with the threshold of the
-    objective, or ``J_i = target`` if `equal` names it. J_i is the mean of its raw score over the
-    batch, or over the last `window` completions. With the shortfall ``e_i = (target_i - J_i) /
-    (hi_i - lo_i)`` in units of its bounds (raw if it has none), each step moves a variable u_i,
-    before the batch is weighted::
+    Each other training objective is a constraint: ``J_i >= at_least``, with the threshold given
+    here or else the objective's own, or ``J_i = target`` if `equal` names it. J_i is the mean of
+    its raw score over the batch, or over the last `window` completions. With the shortfall
+    ``e_i = (target_i - J_i) / (hi_i - lo_i)`` in units of its bounds (raw if it has none), each
+    step moves a variable u_i, before the batch is weighted::
 
         v_i = momentum * v_i + s_i * e_i
         u_i = u_i + learning_rate * v_i
@@ -123,13 +123,20 @@ class Lagrangian(Constrained):
         {"primary": "b", "equal": {"a": 0.4}, "updates": "minibatch"},
         {"primary": "a", "multiplier": "log", "window": 128, "delay": 1},
         {"primary": "b", "equal": {"a": 0.4}, "multiplier": "projected", "momentum": 0.0},
-        {"primary": "a", "multiplier": "projected", "proportional": 1.0, "derivative": 2.0},
+        {
+            "primary": "a",
+            "multiplier": "projected",
+            "proportional": 1.0,
+            "derivative": 2.0,
+            "at_least": {"b": 0.3},
+        },
     )
 
     def __init__(
         self,
         *,
         primary: str,
+        at_least: dict[str, float] | None = None,
         equal: dict[str, float] | None = None,
         multiplier: Literal["squashed", "log", "projected"] = "squashed",
         learning_rate: Annotated[float, Ge(0)] = 0.1,
@@ -147,6 +154,8 @@ class Lagrangian(Constrained):
 
         Args:
             primary: name of the objective that is maximised.
+            at_least: thresholds in raw units, by objective, for this weighting alone: they replace
+                the objectives' own, by which the search goes, and need not lie in the bounds.
             equal: targets in raw units, by objective, that are to be met exactly.
             multiplier: the form of the multipliers.
             learning_rate: of u, the gain of the integral; 0 keeps the initial multipliers.
@@ -162,6 +171,7 @@ class Lagrangian(Constrained):
             floor: smallest multiplier, `log` only: from 0 it would never return; default 0.001.
         """
         self.primary = primary
+        self.at_least = dict(at_least or {})
         self.equal = dict(equal or {})
         self.multiplier = multiplier
         self.learning_rate = learning_rate
@@ -206,14 +216,19 @@ class Lagrangian(Constrained):
             problem = f"names {self.primary!r}, which is not trained on"
             raise self._error("primary", f"{problem}; {nearest(self.primary, names)}")
         others = [name for name in names if name != self.primary]
-        for name in self.equal:
-            if name not in others:
-                raise self._error("equal", f"names {name!r}; {nearest(name, others)}")
+        for option, given in (("at_least", self.at_least), ("equal", self.equal)):
+            for name in given:
+                if name not in others:
+                    raise self._error(option, f"names {name!r}; {nearest(name, others)}")
+        for name in self.at_least:
+            if name in self.equal:
+                problem = f"names {name!r}, which has a target under `equal` as well"
+                raise self._error("at_least", f"{problem}; give it one of the two")
         for o in objectives:
             if o.at_least is not None and o.name in self.equal:
                 problem = f"names {o.name!r}, which has `at_least: {o.at_least:g}` as well"
                 raise self._error("equal", f"{problem}; give it one of the two")
-            if o.at_least is None and o.name not in (self.primary, *self.equal):
+            if self._threshold(o) is None and o.name not in (self.primary, *self.equal):
                 raise OptionError(
                     f"weighting lagrangian: objective {o.name!r} has no target; give it `at_least`,"
                     " or a value under `equal`, or do not train on it (`monitor: true`); only "
@@ -251,8 +266,9 @@ class Lagrangian(Constrained):
                 if other.name in self.equal and self.equal[other.name] != target:
                     problem = f"{same} and is fixed at {self.equal[other.name]:g}"
                     raise self._error("equal", f"{problem}; drop one of them")
-                if other.at_least is not None and other.at_least > target:
-                    problem = f"{same} and `at_least: {other.at_least:g}`"
+                threshold = self._threshold(other)
+                if threshold is not None and threshold > target:
+                    problem = f"{same} and `at_least: {threshold:g}`"
                     raise self._error("equal", f"{problem}; drop one of them")
 
     def _check_initial(self, objectives: Sequence[Objective]) -> None:
@@ -267,11 +283,15 @@ class Lagrangian(Constrained):
 
     # --- targets -------------------------------------------------------------------------------
 
+    def _threshold(self, objective: Objective) -> float | None:
+        return self.at_least.get(objective.name, objective.at_least)
+
     def constraints(self, objectives: Sequence[Objective]) -> tuple[Constraint, ...]:
         """Return a constraint for each objective but the primary."""
         found = []
         for o in objectives:
-            given = self.equal.get(o.name, None if o.name == self.primary else o.at_least)
+            own = None if o.name == self.primary else self._threshold(o)
+            given = self.equal.get(o.name, own)
             if given is not None:
                 target = self._aimed.get(o.name, given)
                 found.append(Constraint(o.name, target, o.unit, equal=o.name in self.equal))
@@ -391,9 +411,16 @@ class Lagrangian(Constrained):
             f"{'below' if short else 'above'} its target of {constraint.target:g}: that is "
             f"probably out of reach, and {self.primary} is hardly trained; "
             f"{'lower' if short else 'raise'} "
-            + (f"`equal` of {name}" if constraint.equal else f"`objectives.{name}.at_least`")
+            + self._blamed(constraint)
             + ", or give the policy another start or more steps"
         ]
+
+    def _blamed(self, constraint: Constraint) -> str:
+        """Return where a target is set."""
+        option = "equal" if constraint.equal else "at_least"
+        if option == "equal" or constraint.name in self.at_least:
+            return f"`{option}` of {constraint.name}"
+        return f"`objectives.{constraint.name}.at_least`"
 
     def _mix(self, step: Step, constraints: Sequence[Constraint]) -> tuple[Tensor, float]:
         """Return a weight for every objective, [K], and the gain."""

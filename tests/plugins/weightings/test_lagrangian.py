@@ -277,6 +277,9 @@ def test_state_goes_round(multiplier):
         ({"equal": {"accuracy": 0.1}}, "equal", "names 'accuracy'; allowed: brevity, clarity"),
         ({"equal": {"clarity": 0.1, "brevity": 0.2}}, "equal", "`at_least: 0.5` as well; give"),
         ({}, None, "objective 'brevity' has no target; give it `at_least`"),
+        ({"at_least": {"clarty": 0.1}}, "at_least", "names 'clarty'; did you mean 'clarity'"),
+        ({"at_least": {"accuracy": 0.1}}, "at_least", "names 'accuracy'; allowed: brevity"),
+        ({"at_least": {"brevity": 0.1}, "equal": {"brevity": 0.2}}, "at_least", "`equal` as well"),
         ({"equal": {"brevity": 0.2}, "initial": {"accuracy": 0.1}}, "initial", "names 'accuracy'"),
         (
             {"equal": {"brevity": 0.2}, "initial": {"clarity": 1.5}},
@@ -540,6 +543,18 @@ def test_the_running_mean_is_that_of_the_violated_steps():
     assert notes_of(weighting, 0.2, PATIENCE // 2, b=0.7) == []
     ((_, note),) = notes_of(weighting, 0.4, PATIENCE, b=0.7)
     assert "averages 0.3, below its target of 0.7" in note
+
+
+def test_a_threshold_of_its_own_replaces_the_objective_s_and_is_blamed():
+    weighting = Lagrangian(
+        primary="a", at_least={"b": 0.3}, multiplier="projected", initial={"b": 5.0}
+    )
+    ((_, note),) = notes_of(weighting, 0.2, 30, b=0.75)
+    assert "below its target of 0.3" in note
+    assert "lower `at_least` of b" in note
+    alone = Lagrangian(primary="a", at_least={"b": 0.3, "c": -7.0})
+    alone.check(make_objectives("a", "b", "c", at_least={"b": 0.9}))  # bounds do not matter
+    assert [c.target for c in alone.constraints(make_objectives("a", "b", "c"))] == [0.3, -7.0]
 
 
 def test_equal_is_said_at_either_end():

@@ -141,6 +141,8 @@ class ProgressView:
         self._search_begins()
         total = self._steps if proposal.steps is None else proposal.steps
         self._running[trial] = _Trial(_params(proposal), total)
+        if proposal.reason:
+            self._say(f"trial {trial}: {proposal.reason}")
 
     @hookimpl
     def moalign_step_ended(self, event: StepEvent) -> None:
@@ -173,7 +175,7 @@ class ProgressView:
         ended = self._running.pop(trial, None)
         told = f"trial {trial} ({self._ended} of {self.trials}) {outcome}"
         if ended is not None:
-            told += f" at step {ended.step}/{ended.total}"
+            told += f" at step {ended.step}/{ended.total}" if ended.total else " without training"
             told += f", {ended.told}" if ended.told else ""
             told += f": {_values(ended.values)}" if ended.values else ""
         told += f" ({reason})" if reason else ""
@@ -225,7 +227,7 @@ class ProgressView:
     def _done(self) -> float:
         """Return how many trials are done, running ones by their share of steps."""
         running = list(self._running.values())  # the driver's thread changes it
-        return self._ended + sum(trial.step / trial.total for trial in running)
+        return self._ended + sum(trial.step / max(trial.total, 1) for trial in running)
 
     def _left(self) -> str:
         """Return the time left, from the trials of this command; empty if unknown or brief."""

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def run_segment(
     try:
         trial = _trial(task, run, study, cache)
     except RecordError:
-        if task.since == 0:
+        if not _resumes(task):
             raise
         # What stands at `since` is gone or damaged: it is made again, bit for bit.
         trial = begun(task, run, study, cache)
@@ -125,8 +126,11 @@ def _trial(task: SegmentTask, run: RunFolder, study: Study, cache: dict[str, Any
     held = cache.get("trials", {}).get((str(task.run), task.trial))
     if isinstance(held, Trial) and held.index == task.since and held.study.data == study.data:
         return held
-    trial = begun(task, run, study, cache)
-    if task.since > 0:
+    if not _resumes(task):
+        trial = begun(task, run, study, cache)
+    else:
+        # Not from its start, which may be gone by now: it was of use while the trial lived.
+        trial = begun(replace(task, start=Start()), run, study, cache)
         folder = run.checkpoint(task.trial, task.since)
         trial.policy.load_state(checkpoint.load_state(folder / "policy", _WEIGHTS))
         trial.load_reward_states(checkpoint.load_state(folder / "policy", _REWARDS))
@@ -141,6 +145,14 @@ def _trial(task: SegmentTask, run: RunFolder, study: Study, cache: dict[str, Any
     if task.since < task.until:  # else it may lack what is needed to train on
         cache.setdefault("trials", {})[str(task.run), task.trial] = trial
     return trial
+
+
+def _resumes(task: SegmentTask) -> bool:
+    """Return True if a policy of the trial's own stands where the segment begins.
+
+    One of no steps has a policy once it has been measured on validation.
+    """
+    return task.trial != BASE and (task.since > 0 or task.split == "test")
 
 
 def _take_over(trial: Trial, state: dict[str, Any], folder: Path) -> None:

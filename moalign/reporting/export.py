@@ -16,7 +16,7 @@ from moalign.reporting.front import number
 from moalign.reporting.pick import say
 from moalign.reporting.points import Point, PointTable, Value, with_error
 from moalign.search.archive import Run
-from moalign.study.loading import with_values
+from moalign.study.loading import as_proposed
 from moalign.study.study import Study
 from moalign.types import BASE, Prompt, Start
 
@@ -31,8 +31,7 @@ def trial_study(study: Study, run: Run, point: Point) -> Study:
     """Return the study as a point's trial ran it: with the values of its proposal."""
     if point.trial == BASE:
         return study
-    proposal = run.trials[point.trial].proposal
-    return with_values(study, {**proposal.params, **proposal.settings})
+    return as_proposed(study, run.trials[point.trial].proposal)
 
 
 def load_point(study: Study, run: Run, point: Point) -> tuple[LoadedPolicy, Policy]:

@@ -24,7 +24,7 @@ from moalign.search.events import Outcome
 from moalign.search.folders import RunFolder
 from moalign.search.measurements import write_atomically
 from moalign.search.record import Record
-from moalign.study.loading import with_values
+from moalign.study.loading import as_proposed
 from moalign.study.study import Study
 from moalign.types import (
     BASE,
@@ -105,7 +105,7 @@ def run_study(
         segment, prepare = segment or run_segment, prepare or ensure_base
     total = trials or study.section.search.trials
     strategy = strategy or study.strategy
-    strategy.check(proposals.history(study, total))
+    proposals.check(study, strategy, total)
     executor = executor or study.new_executor()
     executor.open(segment)
     listeners = (*study.new_trackers(), *listeners)
@@ -263,9 +263,8 @@ class _Driver:
         trial = self.run.trials.get(number)
         study = self.study
         if trial is not None:
-            values = {**trial.proposal.params, **trial.proposal.settings}
             try:
-                study = with_values(study, values)
+                study = as_proposed(study, trial.proposal)
             except MoalignError as error:
                 self._failed(number, f"the strategy proposed what cannot be run: {error}")
                 return

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from moalign import __version__
 from moalign.errors import MoalignError
 
-MODULES: Final = ("pareto", "front", "sample", "runs", "plugins")
+MODULES: Final = ("pareto", "soup", "front", "sample", "runs", "plugins")
 """Modules of this package with commands, in the order of the help."""
 
 

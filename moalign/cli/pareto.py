@@ -28,6 +28,7 @@ from moalign.study.bundled import DEFAULT
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from moalign.components import Strategy
     from moalign.search.archive import Run
     from moalign.study.study import Study
 
@@ -126,7 +127,7 @@ def _run(
     console = new_console()
     total = trials or study.section.search.trials
     earlier = earlier_run(study, folder)
-    if earlier is not None and _is_finished(earlier, total):
+    if earlier is not None and is_finished(earlier, total):
         console.print(f"{folder} is finished; nothing to train (--trials N adds trials)")
         show_front(console, earlier, front_of(earlier))
         return
@@ -134,11 +135,43 @@ def _run(
         from moalign.search.plan import nothing_searched
 
         console.print(nothing_searched(total), soft_wrap=True)
+    done = drive(study, folder, console, trials=total, max_hours=max_hours, strict=strict)
+    if done is not None:
+        show_front(console, done, front_of(done))
+
+
+def drive(
+    study: Study,
+    folder: Path,
+    console: Console,
+    *,
+    trials: int,
+    strategy: Strategy | None = None,
+    max_hours: float | None = None,
+    strict: bool = False,
+) -> Run | None:
+    """Run a study, or go on with it, before people's eyes; write its report at the end.
+
+    Args:
+        study: checked.
+        folder: of the run.
+        console: where to print.
+        trials: how many in all.
+        strategy: proposes the trials to come; default: the study's.
+        max_hours: after this time nothing is started.
+        strict: a tracker or hook that fails ends it.
+
+    Returns:
+        the finished run, or None if the time was up before.
+
+    Raises:
+        typer.Exit: Ctrl-C, or no trial could be measured; people have been told.
+    """
     quiet_libraries()
     from moalign.cli.progress import ProgressView
     from moalign.search.driver import run_study
 
-    view, began = ProgressView(console, total), time.monotonic()
+    view, began = ProgressView(console, trials), time.monotonic()
 
     def report(state: Run) -> Mapping[str, Path]:
         view.stop()  # its last words are that the front is being measured
@@ -151,6 +184,7 @@ def _run(
                 study,
                 folder,
                 trials=trials,
+                strategy=strategy,
                 max_hours=max_hours,
                 listeners=[view],
                 strict=strict,
@@ -164,15 +198,15 @@ def _run(
     finally:
         view.stop()
     if result.outcome == "finished":
-        show_front(console, result.run, front_of(result.run))
-    elif result.outcome == "failed":
+        return result.run
+    if result.outcome == "failed":
         _say_failures(console, result.run)
         raise typer.Exit(FAILED)
-    elif max_hours is not None and time.monotonic() - began >= 3600 * max_hours:
+    if max_hours is not None and time.monotonic() - began >= 3600 * max_hours:
         _say_how_to_go_on(console, "The time is up.")
-    else:
-        _say_how_to_go_on(console, "Stopped.")
-        raise typer.Exit(INTERRUPTED)
+        return None
+    _say_how_to_go_on(console, "Stopped.")
+    raise typer.Exit(INTERRUPTED)
 
 
 def earlier_run(study: Study, folder: Path) -> Run | None:
@@ -192,7 +226,7 @@ def earlier_run(study: Study, folder: Path) -> Run | None:
     return state
 
 
-def _is_finished(run: Run, trials: int) -> bool:
+def is_finished(run: Run, trials: int) -> bool:
     """Return True if the last command left nothing to do, the report included."""
     enough = run.closed == "finished" and run.opened[-1].trials >= trials
     return enough and (run.folder.path / "report.md").is_file()

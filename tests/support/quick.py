@@ -247,12 +247,15 @@ def moalign_strategies():
 
 def quick_catalogue() -> Catalogue:
     """Return a catalogue of this file's components only."""
+    before = os.environ.get("MOALIGN_PLUGINS")
     os.environ["MOALIGN_PLUGINS"] = ""
     try:
-        catalogue = plugins.load([Path(__file__)])
+        return plugins.load([Path(__file__)])
     finally:
-        del os.environ["MOALIGN_PLUGINS"]
-    return catalogue
+        if before is None:
+            del os.environ["MOALIGN_PLUGINS"]
+        else:
+            os.environ["MOALIGN_PLUGINS"] = before
 
 
 def quick_study(*overrides: str) -> Study:

@@ -198,14 +198,14 @@ neighbours`), and, of three objectives or more, the policies that are best in on
         points = [o for o in front if o.step > 0]
         policies = {checkpoint(o): o for o in reversed(points)}  # of several conditions the first
         values = {id(o): np.array(normalised(o, history.objectives)) for o in points}
-        known = self._known(history, front)
+        known_MK = np.array(self._known(history, front))
         offers = []
         for group in self._groups(points, [values[id(o)] for o in points]):
             for shares in _shares(len(group), self.divisions):
                 straight_K = sum(
                     float(s) * values[id(o)] for s, o in zip(shares, group, strict=True)
                 )
-                gap = min(float(np.linalg.norm(straight_K - other)) for other in known)
+                gap = float(np.linalg.norm(known_MK - straight_K, axis=1).min())
                 offers.append(
                     _Offer(
                         _sorted(zip(map(checkpoint, group), shares, strict=True)),

@@ -1,0 +1,115 @@
+"""How a preference is answered by a soup: a mixture of trained policies' weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from moalign.reporting import pick
+from moalign.reporting.front import utility
+from moalign.reporting.points import Point, PointTable, interval, with_error
+from moalign.reporting.statistics import UtilityDifference, utility_difference
+from moalign.search.archive import Run
+from moalign.types import Split
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The soup that is worth most to a preference, and the best trained policy beside it.
+
+    Attributes:
+        preference: weights by front objective.
+        soup: the best soup, on validation.
+        parts: what it is made of, as text.
+        trained: the best policy that was trained, on validation.
+        utility: of the soup, on validation, in normalised units.
+        other: of the trained policy.
+        difference: soup minus trained, paired over the units of ``split``.
+        split: test, if both were measured there, else validation.
+    """
+
+    preference: Mapping[str, float]
+    soup: Point
+    parts: str
+    trained: Point
+    utility: UtilityDifference
+    other: UtilityDifference
+    difference: UtilityDifference
+    split: Split
+
+    @property
+    def best(self) -> Point:
+        """Whichever of both is worth more on validation."""
+        return self.soup if self.utility.value > self.other.value else self.trained
+
+    def sentences(self) -> list[str]:
+        """Return the answer for people."""
+        wanted, soup, trained = pick.say(self.preference), self.soup.id, self.trained.id
+        what = f"{soup} answers {wanted} without training: {self.parts}."
+        if self.best is self.trained:
+            what = (
+                f"No soup is worth more to {wanted} than {trained}, which was trained; the best is "
+                f"{soup}: {self.parts}."
+            )
+        d = self.difference
+        return [
+            what,
+            f"Utility on validation: {with_error(self.utility.value, self.utility.stderr)}; of "
+            f"{trained}, the best trained policy there, "
+            f"{with_error(self.other.value, self.other.stderr)}.",
+            f"{soup} minus {trained} on {self.split}, paired: {with_error(d.value, d.stderr)} "
+            f"(95 % interval {interval(d.low, d.high)}).",
+        ]
+
+
+def soups_of(run: Run) -> list[int]:
+    """Return the numbers of a run's soups: trials of no steps that began from several policies."""
+    return [n for n, trial in run.trials.items() if len(trial.proposal.start.points) > 1
+            and trial.total == 0]  # fmt: skip
+
+
+def answer(run: Run, table: PointTable, preference: Mapping[str, float]) -> Answer | None:
+    """Find the soup that is worth most to a preference; None if none has been measured.
+
+    Args:
+        run: what its record adds up to.
+        table: its points.
+        preference: over the front's objectives, summing to 1.
+    """
+    numbers = set(soups_of(run))
+    soups = [point for point in table.points if point.trial in numbers]
+    others = [point for point in table.points if point.trial not in numbers]
+    if not soups or not others:
+        return None
+    soup, _ = pick.best(table, soups, preference)
+    trained, _ = pick.best(table, others, preference)
+    weights = [preference[name] for name in table.names]
+    tested = soup.test is not None and trained.test is not None
+    split: Split = "test" if tested else "validation"
+    return Answer(
+        preference=preference,
+        soup=soup,
+        parts=parts_of(run, table.points, soup.trial),
+        trained=trained,
+        utility=utility(soup.units_UK(table.names, "validation"), weights, table),
+        other=utility(trained.units_UK(table.names, "validation"), weights, table),
+        difference=utility_difference(
+            soup.units_UK(table.names, split),
+            trained.units_UK(table.names, split),
+            weights,
+            table.bounds_K2,
+        ),
+        split=split,
+    )
+
+
+def parts_of(run: Run, points: Sequence[Point], trial: int) -> str:
+    """Return what a soup is made of as text, ``1/2 t01 and 1/2 t03``."""
+    names = {(point.trial, point.step): point.id.partition("-c")[0] for point in points}
+    start = run.trials[trial].proposal.start
+    parts = [
+        f"{Fraction(share).limit_denominator(1000)} {names[where]}"
+        for where, share in zip(start.points, start.shares, strict=True)
+    ]
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"

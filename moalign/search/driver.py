@@ -84,7 +84,8 @@ def run_study(
         folder: of the run; its name is the run's name.
         executor: runs the segments; default: the study's.
         trials: how many trials in all; default: the study's. More than a finished run has adds.
-        strategy: proposes the trials to come; default: the study's.
+        strategy: proposes the trials to come; default: the study's. Another one knows at once all
+            that had ended when the run was last finished.
         max_hours: after this time no segment is started, and those that run are waited for.
         listeners: objects with announce hooks, beside the study's trackers and plugins.
         strict: a listener that raises ends the study instead of being reported.
@@ -104,7 +105,7 @@ def run_study(
         check_data(study)
         segment, prepare = segment or run_segment, prepare or ensure_base
     total = trials or study.section.search.trials
-    strategy = strategy or study.strategy
+    own, strategy = strategy is None, strategy or study.strategy
     proposals.check(study, strategy, total)
     executor = executor or study.new_executor()
     executor.open(segment)
@@ -114,6 +115,7 @@ def run_study(
     told = progress or (lambda _share, _words: None)
     with Record(RunFolder(Path(folder))) as record:
         driver = _Driver(study, record, strategy, executor, announce, total, deadline)
+        driver.known = 0 if own else record.state.settled
         return driver.drive(lambda: prepare(study, record.state.folder, told), report)
 
 
@@ -127,6 +129,7 @@ class _Driver:
     total: int
     deadline: float
     running: dict[tuple[int, int, Split], SegmentTask] = field(default_factory=dict)
+    known: int = 0
     exhausted: bool = False
     front: tuple[Observation, ...] = ()
     pruned: set[tuple[int, int, str]] = field(default_factory=set)
@@ -371,7 +374,7 @@ class _Driver:
     def _visible(self, number: int) -> range:
         """Return the trials whose results proposal ``number`` is made from."""
         if self.run.logical:
-            return range(max(0, number - self.run.opened[0].workers + 1))
+            return range(max(0, number - self.run.opened[0].workers + 1, self.known))
         return range(number)
 
     def _prune(self) -> None:

@@ -164,6 +164,9 @@ def model_card(
 ) -> str:
     """Return the model card: what the bare model reads and writes, scores, and was made from."""
     made = [f"- study: `{study.name}`, seed {study.seed}, {point.step} steps"]
+    reason = "" if point.trial == BASE else run.trials[point.trial].proposal.reason
+    if reason:
+        made.append(f"- {reason}")
     if point.weights:
         made.append(f"- weights of the objectives: {say(point.weights)}")
     made += [f"- `{path}`: {number(value)}" for path, value in point.settings().items()]

@@ -272,9 +272,11 @@ class ProgressView:
 
 
 def _params(proposal: Proposal) -> str:
-    """Return a proposal's parameters as short text."""
+    """Return a proposal's parameters as short text, those that its settings leave standing."""
     told = []
-    for path, value in proposal.params.items():
+    for path, value in proposal.values.items():
+        if path not in proposal.params:
+            continue
         if isinstance(value, Mapping):
             what = "weights" if path == PREFERENCE else path.rpartition(".")[2]
             told.append(f"{what} " + "/".join(share(weight) for weight in value.values()))

@@ -90,6 +90,17 @@ def test_lines(clock: Clock) -> None:
     ]
 
 
+def test_parameters_that_settings_replace_are_not_told(clock: Clock) -> None:
+    view, file = view_on(trials=1)
+    view.moalign_study_started(Path("runs/toy"), STUDY, OBJECTIVES, resumed=False)
+    weights = {"weighting.preference": {"a": 0.8, "b": 0.2}, "training.learning_rate": 3e-4}
+    view.moalign_trial_started(0, Proposal(weights, settings={"weighting": {"x": {}}}))
+    view.moalign_trial_ended(0, "failed", "the loss became infinite")
+    told = next(line for line in file.getvalue().splitlines() if "failed" in line)
+    assert "weights" not in told
+    assert "learning_rate 0.0003" in told
+
+
 def test_the_test_measurements_are_a_phase_of_their_own(clock: Clock) -> None:
     view, file = view_on(trials=1)
     view.moalign_study_started(Path("runs/toy"), STUDY, OBJECTIVES, resumed=False)

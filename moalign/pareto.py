@@ -375,7 +375,7 @@ def nash_bargain(values_NK: ArrayLike, disagreement_K: ArrayLike) -> int | None:
     """
     disagreement = _vector(disagreement_K, "disagreement_K")
     gains = _points(values_NK, objectives=len(disagreement)) - disagreement
-    agreed_N = (gains > 0).all(axis=1)
+    agreed_N: NDArray[np.bool_] = np.all(gains > 0, axis=1)
     if not agreed_N.any():
         return None
     logs_N = np.log(np.where(agreed_N[:, None], gains, 1.0)).sum(axis=1)

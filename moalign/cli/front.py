@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from moalign.reporting.front import Front
-    from moalign.reporting.pick import Pick
-    from moalign.reporting.points import Point, PointTable
+    from moalign.reporting.mixture import Mixture
+    from moalign.reporting.pick import Pick, Rule
+    from moalign.reporting.points import PointTable, Value
     from moalign.search.archive import Run
     from moalign.study.study import Study
 
@@ -54,40 +56,96 @@ def front(
     prefer: Prefer = None,
     at_least: AtLeast = None,
     knee: Annotated[bool, typer.Option("--knee", help="Pick the knee of the front.")] = False,
+    worst_group: Annotated[
+        bool, typer.Option("--worst-group", help="Pick the point whose worst objective is best.")
+    ] = False,
+    negotiated: Annotated[
+        bool,
+        typer.Option(
+            "--negotiated", help="Pick the largest product of gains over the base policy."
+        ),
+    ] = False,
     point: PointName = None,
+    mixture: Annotated[
+        bool,
+        typer.Option(
+            "--mixture",
+            help="Show or pick mixtures: for every prompt a policy drawn at random.",
+        ),
+    ] = False,
     export: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write the picked policy to a new folder.")
+        Path | None, typer.Option(metavar="DIR", help="Write what was picked to a new folder.")
     ] = None,
     plugin: PluginFiles = None,
     out: Out = RUNS,
 ) -> None:
-    """Show a run's front, and pick a point."""
+    """Show a run's front, and pick a point or a mixture of points."""
     state, console = read_run(run, out), new_console()
-    if prefer is None and at_least is None and not knee and point is None:
+    rule = _rule({"knee": knee, "worst-group": worst_group, "negotiated": negotiated})
+    if prefer is None and at_least is None and rule is None and point is None:
         if export is not None:
-            raise StudyError("--export needs a point: add --prefer, --at-least, --knee or --point")
+            raise StudyError(
+                "--export needs a point: add --prefer, --at-least, --knee, --worst-group, "
+                "--negotiated or --point"
+            )
         from moalign.reporting.report import front_of
 
-        show_front(console, state, front_of(state))
+        show = show_mixtures if mixture else show_front
+        show(console, state, front_of(state))
         return
     from moalign.reporting.points import read_points
 
     table = read_points(state)
-    picked = pick_point(state, table, prefer=prefer, at_least=at_least, knee=knee, point=point)
-    if picked.point is None:
-        raise RecordError(picked.reasons[0])
-    show_pick(console, state, table, picked)
+    picked: Pick | Mixture
+    if mixture:
+        if point is not None:
+            raise StudyError("--point names one point, which is no mixture; leave one of them out")
+        picked = _pick_mixture(state, table, prefer=prefer, at_least=at_least, rule=rule)
+        show_mixture(console, table, picked)
+    else:
+        picked = pick_point(state, table, prefer=prefer, at_least=at_least, rule=rule, point=point)
+        if picked.point is None:
+            raise RecordError(picked.reasons[0])
+        show_pick(console, state, table, picked)
     if export is not None:
-        from moalign.reporting.export import CARD, export_point
+        _export(console, study_of(state, plugin), state, table, picked, folder=export)
 
-        quiet_libraries()
-        try:
-            export_point(study_of(state, plugin), state, table, picked.point, export)
-        except OSError as error:
-            raise RecordError(
-                f"{export} cannot be written ({error}); name another folder"
-            ) from error
-        console.print(f"\nexported to {export}; {export / CARD} says how to load it")
+
+def _rule(given: Mapping[str, bool]) -> Rule | None:
+    """Return the rule that was asked for.
+
+    Raises:
+        StudyError: several were.
+    """
+    names = [name for name, asked in given.items() if asked]
+    if len(names) > 1:
+        told = " and ".join(f"--{name}" for name in names)
+        raise StudyError(f"{told} are ways to pick; give only one of them")
+    return cast("Rule", names[0]) if names else None
+
+
+def _export(
+    console: Console,
+    study: Study,
+    run: Run,
+    table: PointTable,
+    picked: Pick | Mixture,
+    *,
+    folder: Path,
+) -> None:
+    from moalign.reporting.export import CARD, export_mixture, export_point
+    from moalign.reporting.mixture import Mixture
+
+    quiet_libraries()
+    try:
+        if isinstance(picked, Mixture):
+            export_mixture(study, run, table, picked, folder)
+        else:
+            assert picked.point is not None
+            export_point(study, run, table, picked.point, folder)
+    except OSError as error:
+        raise RecordError(f"{folder} cannot be written ({error}); name another folder") from error
+    console.print(f"\nexported to {folder}; {folder / CARD} says how to load it")
 
 
 @app.command()
@@ -116,7 +174,7 @@ def pick_point(
     *,
     prefer: str | None = None,
     at_least: str | None = None,
-    knee: bool = False,
+    rule: Rule | None = None,
     point: str | None = None,
 ) -> Pick:
     """Pick as the options say.
@@ -129,7 +187,7 @@ def pick_point(
 
     require_points(run, table)
     if point is not None:
-        if prefer is not None or at_least is not None or knee:
+        if prefer is not None or at_least is not None or rule is not None:
             raise StudyError("--point names the point already; leave the other options out")
         every = {p.id: p for p in (table.base, *table.points)}
         if point not in every:
@@ -139,8 +197,32 @@ def pick_point(
         table,
         prefer=None if prefer is None else pairs("--prefer", prefer),
         at_least=None if at_least is None else pairs("--at-least", at_least),
-        knee=knee,
+        rule=rule or "preference",
     )
+
+
+def _pick_mixture(
+    run: Run, table: PointTable, *, prefer: str | None, at_least: str | None, rule: Rule | None
+) -> Mixture:
+    """Pick a mixture as the options say.
+
+    Raises:
+        StudyError: options that contradict each other, or unknown names.
+        RecordError: no mixture is what they ask for.
+    """
+    from moalign.reporting.mixture import pick_mixture
+    from moalign.reporting.report import require_points
+
+    require_points(run, table)
+    found = pick_mixture(
+        table,
+        prefer=None if prefer is None else pairs("--prefer", prefer),
+        at_least=None if at_least is None else pairs("--at-least", at_least),
+        rule=rule or "preference",
+    )
+    if not found.parts:
+        raise RecordError(found.reasons[0])
+    return found
 
 
 def study_of(run: Run, plugin_files: list[Path] | None) -> Study:
@@ -194,6 +276,39 @@ def show_front(console: Console, run: Run, found: Front) -> None:
     console.print(f"pick     {pick_command(run, table.names)}", soft_wrap=True)
 
 
+def show_mixtures(console: Console, run: Run, found: Front) -> None:
+    """Print what mixtures of a front's points reach, and where to go from here."""
+    from moalign.reporting.commands import mixture_command
+    from moalign.reporting.mixture import reach, reach_rows, reach_sentences
+
+    reached = reach(found)
+    console.print(
+        "A mixture answers every prompt with a policy drawn at random. It takes no training, and "
+        "reaches every mean between the points (on validation, ± standard error):",
+        soft_wrap=True,
+    )
+    print_table(console, *reach_rows(reached))
+    for sentence in reach_sentences(reached):
+        console.print(sentence, soft_wrap=True)
+    console.print(f"pick     {mixture_command(run)}", soft_wrap=True)
+
+
+def show_mixture(console: Console, table: PointTable, mixture: Mixture) -> None:
+    """Print one mixture: its shares, why, its values."""
+    from moalign.reporting.mixture import say_parts
+
+    console.print(f"mixture: {say_parts(mixture.parts)}")
+    for reason in mixture.reasons:
+        console.print(reason, soft_wrap=True)
+    rows = _value_rows(table, mixture.values(), mixture.values("test"))
+    print_table(console, *rows)
+    console.print(
+        "Expected values and their standard errors over the units. --export DIR writes the "
+        "policies, and how to draw one for every prompt.",
+        soft_wrap=True,
+    )
+
+
 def show_pick(console: Console, run: Run, table: PointTable, picked: Pick) -> None:
     """Print one point: why, its values, what made it, what it writes."""
     point = picked.point
@@ -202,7 +317,7 @@ def show_pick(console: Console, run: Run, table: PointTable, picked: Pick) -> No
     console.print(f"{point.id} ({step})")
     for reason in picked.reasons:
         console.print(reason, soft_wrap=True)
-    print_table(console, *_value_rows(table, point))
+    print_table(console, *_value_rows(table, point.values(), point.values("test")))
     from moalign.reporting.front import number
     from moalign.reporting.pick import say
 
@@ -219,17 +334,15 @@ def show_pick(console: Console, run: Run, table: PointTable, picked: Pick) -> No
         console.print(f"try it   {sample_command(run, point)}", soft_wrap=True)
 
 
-def _value_rows(table: PointTable, point: Point) -> tuple[list[str], list[list[str]]]:
+def _value_rows(
+    table: PointTable, validation: Mapping[str, Value], test: Mapping[str, Value]
+) -> tuple[list[str], list[list[str]]]:
     from moalign.reporting.points import with_error
 
-    def cell(of: Point, name: str, split: str) -> str:
-        value = of.values("test" if split == "test" else "validation").get(name)
+    def cell(values: Mapping[str, Value], name: str) -> str:
+        value = values.get(name)
         return "" if value is None else with_error(value.mean, value.stderr)
 
+    columns = (validation, test, table.base.values())
     header = ["objective", "validation", "test", "base policy, validation"]
-    rows = [
-        [name, cell(point, name, "validation"), cell(point, name, "test"),
-         cell(table.base, name, "validation")]
-        for name in point.values()
-    ]  # fmt: skip
-    return header, rows
+    return header, [[name, *(cell(values, name) for values in columns)] for name in validation]

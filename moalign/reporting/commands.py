@@ -27,6 +27,11 @@ def pick_command(run: Run, names: Sequence[str]) -> str:
     return f"moalign front {run.folder.name} {wanted}{out_option(run)}"
 
 
+def mixture_command(run: Run) -> str:
+    """Return a command that picks a mixture of a front's points."""
+    return f"moalign front {run.folder.name} --mixture --worst-group{out_option(run)}"
+
+
 def sample_command(run: Run, point: Point) -> str:
     """Return a command that lets a point's policy answer a prompt."""
     return f'moalign sample {run.folder.name} "..." --point {point.id}{out_option(run)}'

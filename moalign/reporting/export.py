@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from moalign.errors import RecordError
 from moalign.reporting.adapter import FOLDER, Adapter, adapter_of, write_adapter
 from moalign.reporting.commands import sample_command
 from moalign.reporting.front import number
+from moalign.reporting.mixture import Mixture, say_parts
 from moalign.reporting.pick import say
 from moalign.reporting.points import Point, PointTable, Value, with_error
 from moalign.search.archive import Run
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from moalign.training.policy import Policy
 
 CARD: Final = "README.md"
+SHARES: Final = "mixture.json"
 
 
 def trial_study(study: Study, run: Run, point: Point) -> Study:
@@ -56,8 +59,9 @@ def load_point(study: Study, run: Run, point: Point) -> tuple[LoadedPolicy, Poli
             f"the policy of point {point.id} was not kept, because it is not on the front of a "
             "finished run; pick a point of the front"
         )
-    loaded = study.policy.load(base, [o.name for o in study.train_objectives])
-    policy = Policy(loaded, *choose_device_and_dtype())
+    names = [o.name for o in study.train_objectives]
+    loaded = study.policy.load(base, names)
+    policy = Policy(loaded, *choose_device_and_dtype(), lambda: study.policy.load(base, names))
     if point.trial != BASE:
         start = Start(((point.trial, point.step),), (1.0,))
         policy.load_state(mixed_policy(run.folder, start))
@@ -77,6 +81,27 @@ def export_point(study: Study, run: Run, table: PointTable, point: Point, folder
     with _beside(folder) as beside:
         policy.export(beside)
         _explain(beside, study, run, table, point, loaded=loaded)
+
+
+def export_mixture(
+    study: Study, run: Run, table: PointTable, mixture: Mixture, folder: Path
+) -> None:
+    """Write the policies of a mixture, their shares, and how to draw one: whole or not at all.
+
+    Every policy stands in a folder named like its point, as `export_point` writes it.
+
+    Raises:
+        RecordError: ``folder`` stands already, or a policy cannot be loaded.
+        OSError: full disk, read-only folder.
+    """
+    if folder.exists():
+        raise RecordError(f"{folder} exists already; export to a folder that does not")
+    shares = {point.id: share for point, share in mixture.parts}
+    with _beside(folder) as beside:
+        for point, _ in mixture.parts:
+            export_point(study, run, table, point, beside / point.id)
+        (beside / SHARES).write_text(json.dumps({"shares": shares}, indent=2) + "\n")
+        (beside / CARD).write_text(mixture_card(study, table, mixture), encoding="utf-8")
 
 
 def export_front(study: Study, run: Run, table: PointTable) -> Path:
@@ -183,9 +208,44 @@ def model_card(
         f"```\n{sample_command(run, point)}\n```",
         *([] if adapter is None else _about_adapter(study, point, adapter)),
         "## What it scored",
-        _scores(table, point),
+        _scores(table, point.values(), point.values("test")),
         "## How it was made",
         "\n".join(made),
+        "## Licence",
+        _licence(study),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def mixture_card(study: Study, table: PointTable, mixture: Mixture) -> str:
+    """Return the card of a mixture: its shares, how to draw a policy, what it scores."""
+    code = [
+        "import json",
+        "import random",
+        "",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f'with open("{SHARES}") as file:',
+        '    shares = json.load(file)["shares"]',
+        "models = {name: AutoModelForCausalLM.from_pretrained(name) for name in shares}",
+        "tokenizers = {name: AutoTokenizer.from_pretrained(name) for name in shares}",
+        "",
+        "",
+        "def draw():  # once for every prompt",
+        "    (name,) = random.choices(list(shares), list(shares.values()))",
+        "    return models[name], tokenizers[name]",
+    ]
+    parts = [
+        f"# {study.name}: mixture of {say_parts(mixture.parts)}",
+        "Several policies of a Pareto front. Every prompt is answered by one of them, drawn at "
+        "random with these shares: its scores are then, on average, those below. Answers are "
+        "written by one policy each; nothing in the weights is averaged.",
+        "## How to draw a policy",
+        "```python\n" + "\n".join(code) + "\n```",
+        f"What a policy reads and writes says the `{CARD}` in its folder.",
+        "## What it scores",
+        _scores(table, mixture.values(), mixture.values("test")),
+        "\n".join(f"- {reason}" for reason in mixture.reasons),
         "## Licence",
         _licence(study),
     ]
@@ -264,10 +324,10 @@ def _code(
     return "```python\n" + "\n".join(lines) + "\n```"
 
 
-def _scores(table: PointTable, point: Point) -> str:
+def _scores(table: PointTable, validation: Mapping[str, Value], test: Mapping[str, Value]) -> str:
     lines = ["| objective | validation | test | base policy, validation |", "|---|---|---|---|"]
-    for name in point.values():
-        columns = (point.values(), point.values("test"), table.base.values())
+    for name in validation:
+        columns = (validation, test, table.base.values())
         cells = " | ".join(_cell(values, name) for values in columns)
         lines.append(f"| {name} | {cells} |")
     note = "Means and standard errors; higher is better. An interval speaks of this checkpoint."

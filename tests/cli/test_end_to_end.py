@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -210,6 +212,35 @@ def test_an_exported_policy_is_the_one_that_was_measured(
     names: dict[str, object] = {}
     exec(code, names)
     assert names["written"].shape[1] <= names["ids"].shape[1] + 6
+
+
+def test_an_exported_mixture_says_how_to_draw_a_policy(
+    world: World, searched: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["front", "letters", "--mixture", "--worst-group", "--export", tmp_path / "mine"]
+    done = world(*asked)
+    assert done.exit_code == 0, done.output
+    named = re.findall(r"t\d\S*", done.stdout.splitlines()[0])
+    shares = json.loads((tmp_path / "mine" / "mixture.json").read_text())["shares"]
+    assert list(shares) == [name.rstrip(",") for name in named]
+    assert sum(shares.values()) == pytest.approx(1)
+    written = {path.name for path in (tmp_path / "mine").iterdir()}
+    assert written == {*shares, "mixture.json", "README.md"}
+    card = (tmp_path / "mine" / "README.md").read_text()
+    assert "the licence of that data applies." in card
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    monkeypatch.chdir(tmp_path / "mine")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    drawn = [names["draw"]()[0] for _ in range(200)]
+    models = names["models"]
+    for name, share in shares.items():
+        count = sum(model is models[name] for model in drawn)
+        assert abs(count / 200 - share) < 0.2
+        assert (Path(name) / "README.md").read_text().startswith(f"# letters: point {name}")
+    again = world(*asked)
+    assert again.exit_code == 2
+    assert f"{tmp_path / 'mine'} exists already" in again.stderr
 
 
 def test_an_export_to_a_full_disk_is_a_sentence(

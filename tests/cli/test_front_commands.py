@@ -73,6 +73,9 @@ def test_a_run_that_is_not_there(out: Path, tmp_path: Path) -> None:
         (["--prefer", "b=1", "--at-least", "a=0.5"], "t01"),
         (["--at-least", "a=.85"], "t00"),
         (["--knee"], "t01"),
+        (["--worst-group"], "t01"),
+        (["--negotiated"], "t01"),
+        (["--worst-group", "--at-least", "a=.85"], "t00"),
         (["--point", "t03-s15"], "t03-s15"),
         (["--point", "base"], "base"),
     ],
@@ -102,7 +105,16 @@ def test_a_pick_says_what_made_it(out: Path) -> None:
         (["--point", "t9"], "no point is called 't9'; "),
         (["--point", "t01", "--knee"], "--point names the point already"),
         (["--knee", "--prefer", "a=1"], "give only one of them"),
-        (["--export", "x"], "--export needs a point: add --prefer, --at-least, --knee or --point"),
+        (["--export", "x"], "--export needs a point: add --prefer, --at-least, --knee, --worst-"),
+        (["--knee", "--negotiated"], "--knee and --negotiated are ways to pick; give only one of"),
+        (["--prefer", "a=1", "--worst-group"], "a preference or the rule 'worst-group'; give only"),
+        (["--point", "t01", "--worst-group"], "--point names the point already"),
+        (["--mixture", "--knee"], "mixtures have no knee"),
+        (["--mixture", "--point", "t01"], "--point names one point, which is no mixture"),
+        (["--mixture", "--prefer", "c=1"], "a preference names 'c'; allowed: a, b"),
+        (["--mixture", "--at-least", "c=1"], "a threshold names 'c'; allowed: a, b"),
+        (["--mixture", "--at-least", "a=.9,b=.7"], "No mixture of the front's points has a >= 0.9"),
+        (["--mixture", "--export", "x"], "--export needs a point"),
     ],
 )
 def test_mistakes_are_one_sentence(out: Path, asked: list[str], text: str) -> None:
@@ -110,6 +122,45 @@ def test_mistakes_are_one_sentence(out: Path, asked: list[str], text: str) -> No
     assert done.exit_code == 2
     assert text in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_mixtures_of_a_front(out: Path) -> None:
+    done = moalign("front", "toy", "--out", out, "--mixture")
+    assert done.exit_code == 0, done.output
+    for part in (
+        "A mixture answers every prompt with a policy drawn at random.",
+        "of the mixtures, ",
+        "for a linear utility the best mixture is a point",
+        f"moalign front toy --mixture --worst-group --out {out}",
+    ):
+        assert part in done.stdout
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith(" t0")]
+    assert [(row[0], row[-1]) for row in rows] == [(f"t0{i}", "needed") for i in range(3)]
+
+
+def test_a_mixture_is_picked(out: Path) -> None:
+    done = moalign("front", "toy", "--out", out, "--mixture", "--at-least", "a=.85")
+    assert done.exit_code == 0, done.output
+    first, why, against, *_ = done.stdout.splitlines()
+    assert first.startswith("mixture: t00 5")
+    assert ", t01 4" in first
+    assert why.startswith("It has the highest utility on validation for equal weights: 0.59")
+    assert against.startswith("The best single point, t00, has 0.09")
+    (row,) = [line.split() for line in done.stdout.splitlines() if line.startswith(" a ")]
+    assert row[1:4] == ["0.850", "±", "0.007"]
+    assert len(row) == 10, "validation, test and the base policy"
+    for asked in (["--worst-group"], ["--negotiated"], ["--prefer", "b=1", "--at-least", "a=.5"]):
+        text = moalign("front", "toy", "--out", out, "--mixture", *asked).stdout
+        assert text.splitlines()[0].count("%") == 2, asked
+
+
+def test_a_front_that_nobody_gains_on(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run(trials={0: {30: (0.9, 0.1)}, 1: {30: (0.1, 0.9)}}, base=(0.6, 0.6))
+    for more in ([], ["--mixture"]):
+        done = moalign("front", "toy", "--out", tmp_path / "runs", "--negotiated", *more)
+        assert done.exit_code == 2
+        assert "so there is nothing to agree on; " in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
 def test_thresholds_are_marked(make_run: MakeRun, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def trust(run: Run, front: Front) -> str:
     return (
         f"{tested} An interval speaks of these checkpoints on units like these; a claim about a "
         "setting needs several training seeds. A mixture that picks one of the policies at random "
-        "per prompt reaches every point between them."
+        "per prompt reaches every point between them (moalign front with --mixture)."
     )
 
 

@@ -12,10 +12,11 @@ WORKERS ?= 2
 # A stamp is newer than everything that decides what is installed, or the install runs again.
 RUN := .venv/.installed
 TEST := .venv/.installed-test
+EXTRAS := .venv/.installed-extras
 SOURCES := pyproject.toml setup.py constraints.txt
 PIP := .venv/bin/python -m pip install --no-input --disable-pip-version-check -c constraints.txt
 
-.PHONY: help pareto test lint docs clean
+.PHONY: help pareto test test-extras lint docs clean
 .DELETE_ON_ERROR:
 
 help:
@@ -23,6 +24,7 @@ help:
 	@echo 'make pareto STUDY=arithmetic   the same for another study: a bundled name or a path'
 	@echo 'make test                      run all tests; ARGS="-k front" passes options to pytest,'
 	@echo '                               WORKERS=4 takes four processes instead of two'
+	@echo 'make test-extras               run the tests that need what only an extra installs (Ray)'
 	@echo 'make lint                      check style, format and types'
 	@echo 'make docs                      write the generated parts of the documents anew'
 	@echo 'make clean                     remove .venv, build outputs and caches; runs/ stays'
@@ -33,6 +35,10 @@ pareto: $(RUN)
 # A file stays with one worker, and its fixtures with it; tests/conftest.py says which come first.
 test: $(TEST)
 	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# One after the other: a Ray cluster takes the machine for itself.
+test-extras: $(EXTRAS)
+	.venv/bin/python -m pytest -m extras tests/extras tests/plugins/executors $(ARGS)
 
 lint: $(TEST)
 	.venv/bin/ruff check .
@@ -59,3 +65,7 @@ $(RUN): $(SOURCES) | .venv/bin/python
 $(TEST): $(SOURCES) | .venv/bin/python
 	$(PIP) -e '.[test]'
 	@touch $@ $(RUN)
+
+$(EXTRAS): $(SOURCES) | .venv/bin/python
+	$(PIP) -e '.[test,ray]'
+	@touch $@ $(TEST) $(RUN)

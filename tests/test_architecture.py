@@ -30,6 +30,7 @@ LAYERS = (
     {"training"},
     {"execution"},
     {"search", "reporting"},
+    {"store"},
     {"testing"},
     {"cli"},
     {"__main__"},
@@ -49,11 +50,23 @@ OPEN_TO_PLUGINS = {
     "tables",
     "testing",
     "execution",
+    "store",
     "weightings",
     "optimizers",
     "strategies",
 }
-LAZY = ("torch", "transformers", "mlflow", "optuna", "botorch", "matplotlib", "plotly", "datasets")
+LAZY = (
+    "torch",
+    "transformers",
+    "mlflow",
+    "optuna",
+    "botorch",
+    "matplotlib",
+    "plotly",
+    "datasets",
+    "fsspec",
+    "ray",
+)
 
 
 def imports(file: Path) -> Iterator[tuple[str, int]]:

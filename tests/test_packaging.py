@@ -111,7 +111,7 @@ def test_wheel_offers_the_command_and_the_plugins(wheel: Path) -> None:
 
 def test_every_requirement_is_bounded_below_and_pinned_within_its_bound() -> None:
     pins = constraints()
-    for name, requirement in requirements("lora", "data", "bench", "test").items():
+    for name, requirement in requirements("lora", "data", "bench", "ray", "test").items():
         (pin,) = pins[name].specifier
         assert pin.operator == "==", f"{name} is not pinned to one version"
         assert requirement.specifier.contains(pin.version), f"{name}=={pin.version} is not allowed"
@@ -138,7 +138,7 @@ def test_every_dependency_says_why_its_bound() -> None:
 def test_everything_imported_is_declared() -> None:
     """An import that works only because another package brings it in breaks without warning."""
     # pytest: the contract suites run under it, in the tests of whoever writes a plugin.
-    declared = {*requirements("lora", "data"), "moalign", "pytest"}
+    declared = {*requirements("lora", "data", "ray"), "moalign", "pytest"}
     distributions = packages_distributions()
     undeclared = {}
     for path in [*FOLDERS["moalign"].rglob("*.py"), *FOLDERS["moalign_plugins"].rglob("*.py")]:

@@ -68,17 +68,25 @@ class RunFolder:
         """Return the file that names the artifact that was prepared for what was asked."""
         return self.path / "base" / f"{asked}.json"
 
+    def used_artifacts(self) -> list[Path]:
+        """Return the folders of all artifacts that the run uses, whether they stand or not."""
+        return self._artifacts(list(self.base_artifact.parent.glob("*.json")))
+
     def prepared_artifacts(self) -> list[Path]:
         """Return what was made before training beside the base policy, as far as it is left."""
+        memories = self.base_artifact.parent.glob("*.json")
+        found = self._artifacts([memory for memory in memories if memory != self.base_artifact])
+        return [path for path in found if path.is_dir()]
+
+    def _artifacts(self, memories: list[Path]) -> list[Path]:
         found = set()
-        for memory in self.base_artifact.parent.glob("*.json"):
-            if memory != self.base_artifact:
-                try:
-                    name = json.loads(memory.read_text(encoding="utf-8"))["artifact"]
-                except (OSError, ValueError, KeyError):  # whoever needs it makes it again
-                    continue
-                found.add(self.artifacts / str(name))
-        return sorted(path for path in found if path.is_dir())
+        for memory in memories:
+            try:
+                name = json.loads(memory.read_text(encoding="utf-8"))["artifact"]
+            except (OSError, ValueError, KeyError):  # whoever needs it makes it again
+                continue
+            found.add(self.artifacts / str(name))
+        return sorted(found)
 
     def trial(self, trial: int) -> Path:
         """Return the folder of a trial, or of the base policy."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 import signal
@@ -12,16 +11,15 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Annotated, Any, ClassVar, Final
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 
-from moalign.components import Executor, SegmentFunction
-from moalign.execution import forget, run_task
-from moalign.types import SegmentFailed, SegmentTask, WorkerEvent
+from moalign.execution import Worker, WorkersExecutor, forget, function_at, run_task
+from moalign.types import SegmentTask, WorkerEvent
 
 POLL: Final = 0.5  # seconds between two looks of a worker at its driver
 PATIENCE: Final = 5.0  # seconds a worker gets to end when it is told to
@@ -36,21 +34,20 @@ _BOOT: Final = (
 )
 
 
-@dataclass(eq=False)
-class _Worker:
+@dataclass(eq=False, kw_only=True)
+class _Worker(Worker):
     process: subprocess.Popen[bytes]
     connection: Connection[Any, Any]
-    task: SegmentTask | None = None
-    trials: set[int] = field(default_factory=set)
 
 
-class Processes(Executor):
+class Processes(WorkersExecutor[_Worker]):
     """Runs segments in worker processes on this machine, each with its own memory of its trials.
 
     A worker keeps a trial between segments, and a trial's next segment goes to the worker that
-    holds it if that worker is free; any other goes on from the checkpoint. A worker that dies is
-    reported, replaced, and its segment may be tried again. Workers ignore Ctrl-C (the driver ends
-    them) and end by themselves within two seconds if the driver is gone.
+    holds it if that worker is free; any other goes on from the checkpoint. A worker that dies, or
+    hangs longer than ``timeout`` allows, is reported and replaced, and its segment may be tried
+    again. Workers ignore Ctrl-C (the driver ends them) and end by themselves within two seconds if
+    the driver is gone.
 
     ``training.threads`` sets the threads of each worker. With several workers and one accelerator
     they share it: take as many workers as fit into its memory.
@@ -61,44 +58,19 @@ class Processes(Executor):
 
     name: ClassVar[str] = "processes"
 
-    def __init__(self, *, workers: Annotated[int, Ge(1)] | None = None) -> None:
-        """Take the number of workers.
+    def __init__(
+        self,
+        *,
+        workers: Annotated[int, Ge(1)] | None = None,
+        timeout: Annotated[float, Gt(0)] | None = None,
+    ) -> None:
+        """Take the number of workers and how long a segment may take.
 
         Args:
             workers: how many processes; default: one per core this process may use.
+            timeout: minutes that a segment may take; then its worker is killed. Default: any.
         """
-        self.workers = workers or _cores()
-        self._segment = ""
-        self._workers: list[_Worker] = []
-        self._queue: list[SegmentTask] = []
-
-    def open(self, segment: SegmentFunction) -> None:
-        """Remember where the function can be imported from; workers start when there is work."""
-        self._segment = f"{segment.__module__}:{segment.__qualname__}"
-        found = _import(self._segment) if "<" not in self._segment else None
-        if found is not segment:
-            raise TypeError(f"{segment!r} is no module-level function, so no worker can import it")
-
-    def submit(self, task: SegmentTask) -> None:
-        """Queue a segment, or hand it to a free worker."""
-        self._queue.append(task)
-        self._dispatch()
-
-    def wait(self, seconds: float) -> list[WorkerEvent]:
-        """Return what the workers said, or that one of them died."""
-        by_connection: dict[Any, _Worker] = {w.connection: w for w in self._workers}
-        events: list[WorkerEvent] = []
-        for connection in wait(list(by_connection), seconds) if by_connection else ():
-            events += self._heard(by_connection[connection])
-        self._dispatch()
-        return events
-
-    def forget(self, trial: int) -> None:
-        """Tell the workers that hold a trial to let go of it."""
-        for worker in self._workers:
-            if trial in worker.trials:
-                worker.trials.discard(trial)
-                self._send(worker, trial)
+        super().__init__(workers=workers or _cores(), timeout=timeout)
 
     def close(self) -> None:
         """End all workers, busy ones too, and wait until they are gone."""
@@ -115,33 +87,20 @@ class Processes(Executor):
                 worker.process.kill()
                 worker.process.wait()
 
-    def _dispatch(self) -> None:
-        """Hand queued tasks to free workers, in their order."""
-        for task in list(self._queue):
-            worker = self._worker_for(task)
-            if worker is None:
-                return
-            self._queue.remove(task)
-            worker.task = task
-            worker.trials.add(task.trial)
-            self._send(worker, task)
-
-    def _worker_for(self, task: SegmentTask) -> _Worker | None:
-        free = [worker for worker in self._workers if worker.task is None]
-        holding = [worker for worker in free if task.trial in worker.trials]
-        room = len(self._workers) < self.workers
-        if holding or (free and not room) or any(not worker.trials for worker in free):
-            return min(holding or free, key=lambda worker: len(worker.trials))
-        if not room:
-            return None
-        worker = _start(self._segment, task.threads)
-        self._workers.append(worker)
-        return worker
+    def _start(self, task: SegmentTask) -> _Worker:
+        return _start(self._segment, task.threads)
 
     def _send(self, worker: _Worker, message: SegmentTask | int) -> None:
         # A worker that has just died is noticed, with its task, when it is next listened to.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             worker.connection.send(message)
+
+    def _listen(self, seconds: float) -> list[WorkerEvent]:
+        by_connection: dict[Any, _Worker] = {w.connection: w for w in self._workers}
+        events: list[WorkerEvent] = []
+        for connection in wait(list(by_connection), seconds) if by_connection else ():
+            events += self._heard(by_connection[connection])
+        return events
 
     def _heard(self, worker: _Worker) -> list[WorkerEvent]:
         events: list[WorkerEvent] = []
@@ -150,21 +109,20 @@ class Processes(Executor):
                 ended, event = worker.connection.recv()
                 events.append(event)
                 if ended:
-                    worker.task = None
+                    self._ended(worker)
         except (EOFError, ConnectionResetError):
-            events += self._lost(worker)
+            worker.connection.close()
+            code, pid = worker.process.wait(), worker.process.pid
+            signalled = f"was killed by {signal.Signals(-code).name}" if code < 0 else ""
+            how = signalled or f"ended with {code}"
+            events += self._gone(worker, f"the worker process {pid} {how}")
         return events
 
-    def _lost(self, worker: _Worker) -> list[WorkerEvent]:
-        self._workers.remove(worker)
+    def _kill(self, worker: _Worker) -> None:
         worker.connection.close()
-        code = worker.process.wait()
-        if worker.task is None:
-            return []
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
-        reason = f"the worker process {worker.process.pid} {how}"
-        task = worker.task
-        return [SegmentFailed(task.trial, task.until, task.split, reason, retry=True)]
+        worker.process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # one that waits for a dead disk
+            worker.process.wait(PATIENCE)
 
 
 def _cores() -> int:
@@ -184,16 +142,11 @@ def _start(segment: str, threads: int) -> _Worker:
         process_group=0,  # the terminal's Ctrl-C does not reach it
     )
     theirs.close()  # the worker holds the only other end: when it dies, the pipe ends
-    return _Worker(process, ours)
+    return _Worker(process=process, connection=ours)
 
 
 def _environment(given: Mapping[str, str], threads: int) -> dict[str, str]:
     return {**given, **dict.fromkeys(_THREADS, str(threads))}
-
-
-def _import(segment: str) -> SegmentFunction:
-    module, _, name = segment.partition(":")
-    return getattr(importlib.import_module(module), name, None)
 
 
 # --- in the worker -----------------------------------------------------------------------------
@@ -204,7 +157,7 @@ def serve(descriptor: str, driver: str, segment: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(int(driver),), daemon=True).start()
     connection: Connection[Any, Any] = Connection(int(descriptor))
-    function, cache = _import(segment), dict[str, Any]()
+    function, cache = function_at(segment), dict[str, Any]()
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             message = connection.recv()

@@ -13,12 +13,29 @@ from tasks import lambda_like, segment, task
 from moalign import Executor, SegmentDone, SegmentFailed, StepEvent
 from moalign_plugins.executors.local import Local
 from moalign_plugins.executors.processes import Processes
+from moalign_plugins.executors.ray import Ray
 
-EXECUTORS = {"local": Local, "processes": lambda: Processes(workers=2)}
+EXECUTORS = {
+    "local": Local,
+    "processes": lambda: Processes(workers=2),
+    "ray": lambda: Ray(workers=2, cpus=0.5),
+}
+EVERY = ["local", "processes", pytest.param("ray", marks=pytest.mark.extras)]
 
 
-@pytest.fixture(params=EXECUTORS)
+@pytest.fixture(scope="module")
+def own_cluster() -> Iterator[None]:
+    """A Ray cluster of this machine's own: starting it takes seconds, so all tests share it."""
+    owner = Ray(workers=1)
+    owner.open(segment)
+    yield
+    owner.close()
+
+
+@pytest.fixture(params=EVERY)
 def executor(request) -> Iterator[Executor]:
+    if request.param == "ray":
+        request.getfixturevalue("own_cluster")
     executor = EXECUTORS[request.param]()
     executor.open(segment)
     yield executor
@@ -120,11 +137,8 @@ def test_closing_twice_is_safe_and_drops_what_is_queued(executor: Executor):
     assert executor.wait(0.0) == []
 
 
-def test_an_executor_can_be_closed_before_anything_ran():
-    for build in EXECUTORS.values():
-        executor = build()
-        executor.open(segment)
-        executor.close()
+def test_an_executor_can_be_closed_before_anything_ran(executor: Executor):
+    executor.close()
 
 
 # --- processes ---------------------------------------------------------------------------------

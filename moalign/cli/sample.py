@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,12 +21,18 @@ from moalign.errors import RecordError, StudyError
 from moalign.reporting.commands import RUNS
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from moalign.reporting.adapter import Adapter
     from moalign.reporting.points import Point
+    from moalign.reporting.robust import RobustAnswer
     from moalign.study.study import Study
     from moalign.types import Prompt
 
 app = typer.Typer(rich_markup_mode=None)
+
+SAMPLES = 3
+"""Answers, unless somebody says so."""
 
 
 @app.command()
@@ -53,21 +59,49 @@ def sample(
             help="Share of your own weights; the rest is what the prompt calls for.",
         ),
     ] = None,
+    robust: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            metavar="N",
+            help="Answer under N preferences around --prefer, and keep what is best for it.",
+        ),
+    ] = None,
     samples: Annotated[
-        int, typer.Option("-n", "--samples", min=1, metavar="N", help="How many answers.")
-    ] = 3,
+        int | None,
+        typer.Option(
+            "-n",
+            "--samples",
+            min=1,
+            metavar="N",
+            help="How many answers; default: 3, with --robust the best one.",
+        ),
+    ] = None,
     plugin: PluginFiles = None,
     out: Out = RUNS,
 ) -> None:
     """Let a policy of a front answer a prompt."""
     from moalign.reporting.points import read_points
+    from moalign.reporting.report import require_points
+    from moalign.reporting.robust import robust_answers
+    from moalign.study.study import complete_preference
 
     state, console = read_run(run, out), new_console()
     table = read_points(state)
+    if robust is not None:
+        _require_alone(prefer, {"--point": point, "--weights": weights, "--blend": blend})
+        require_points(state, table)
+        study, wanted = study_of(state, plugin), pairs("--prefer", prefer or "")
+        preference = complete_preference(wanted, table.names)
+        asked = study.task.parse(prompt)
+        quiet_libraries()
+        answers = robust_answers(study, state, table, asked, preference=preference, count=robust)
+        _show_robust(console, preference, answers, samples or 1)
+        return
     picked = pick_point(state, table, prefer=prefer, point=point)
     if picked.point is None:
         raise RecordError(picked.reasons[0])
-    study = study_of(state, plugin)
+    study, count = study_of(state, plugin), samples or SAMPLES
     asked = study.task.parse(prompt)
 
     quiet_libraries()
@@ -96,8 +130,8 @@ def sample(
         study.rollout,
         study.task,
         [asked],
-        group=samples,
-        seeds_B=[seeds.key(study.seed, "sample", prompt, number) for number in range(samples)],
+        group=count,
+        seeds_B=[seeds.key(study.seed, "sample", prompt, number) for number in range(count)],
         conditions_PK=conditions_PK,
         names=names,
         micro_tokens=study.section.training.micro_tokens,
@@ -109,6 +143,39 @@ def sample(
         console.print(f"weights in the prompt: {say(condition)} ({whose})", soft_wrap=True)
     for text in batch.texts_B:
         console.print(text, soft_wrap=True)
+
+
+def _require_alone(prefer: str | None, others: Mapping[str, object]) -> None:
+    """Check that there is a preference to look around, and nothing that says who answers.
+
+    Raises:
+        StudyError: there is none, or there is.
+    """
+    for option, given in others.items():
+        if given is not None:
+            raise StudyError(
+                f"--robust writes and picks what each preference around --prefer calls for; leave "
+                f"{option} out"
+            )
+    if prefer is None:
+        raise StudyError("--robust looks around a preference: add --prefer NAME=WEIGHT,...")
+
+
+def _show_robust(
+    console: Console, preference: Mapping[str, float], answers: Sequence[RobustAnswer], most: int
+) -> None:
+    """Print the best of the answers under a preference and its neighbours."""
+    from moalign.reporting.pick import say
+
+    console.print(
+        f"the best of {len(answers)} answers for {say(preference)}, by its weighted reward in "
+        "units of the bounds:",
+        soft_wrap=True,
+    )
+    for answer in answers[:most]:
+        asked = say(answer.preference)
+        console.print(f"{answer.value:.3f}, written by {answer.point.id} for {asked}")
+        console.print(answer.text, soft_wrap=True)
 
 
 def _own_weights(

@@ -7,6 +7,7 @@ uses it without torch.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 
 
@@ -88,3 +89,42 @@ def to_uniforms(weights_K: Sequence[float]) -> list[float]:
         share = min(weight / left, 1.0) if left > 0 else 0.0
         uniforms.append(1.0 - (1.0 - share) ** (len(weights_K) - 1 - index))
     return uniforms
+
+
+def nearby(weights_K: Sequence[float], count: int, angle: float, seed: object) -> list[list[float]]:
+    """Return weights that point in nearly the same direction, the given ones first.
+
+    Each of the others is the given direction turned by an angle drawn uniformly up to ``angle``,
+    towards a side drawn uniformly. What turns negative is mirrored, which brings it nearer; then
+    the weights are divided by their sum.
+
+    Args:
+        weights_K: non-negative, not all 0.
+        count: how many in all.
+        angle: in degrees, in [0, 90].
+        seed: text or a number; equal ones give equal weights, of which a longer list has the same
+            first ones.
+
+    Source: "Robust Preference Alignment via Directional Neighborhood Consensus", arXiv 2510.20498,
+    for two objectives, where a direction is an angle; the rest is ours, and that the given weights
+    are among them.
+    """
+    length = math.hypot(*weights_K)
+    aim = [weight / length for weight in weights_K]
+    rng = random.Random(f"nearby/{seed}")
+    found = [list(weights_K)]
+    while len(found) < count:
+        side = [rng.gauss(0.0, 1.0) for _ in aim]
+        along = math.fsum(s * a for s, a in zip(side, aim, strict=True))
+        side = [s - along * a for s, a in zip(side, aim, strict=True)]
+        turn, reach = math.radians(rng.uniform(0.0, angle)), math.hypot(*side)
+        if len(aim) == 1 or reach == 0.0:
+            found.append(list(aim))
+            continue
+        turned = [
+            abs(a * math.cos(turn) + s / reach * math.sin(turn))
+            for a, s in zip(aim, side, strict=True)
+        ]
+        found.append(turned)
+    totals = [math.fsum(weights) for weights in found]
+    return [[w / total for w in weights] for weights, total in zip(found, totals, strict=True)]

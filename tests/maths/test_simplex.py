@@ -7,7 +7,14 @@ import random
 
 import pytest
 
-from moalign.maths.simplex import from_uniforms, project, raise_to_floor, softmax, to_uniforms
+from moalign.maths.simplex import (
+    from_uniforms,
+    nearby,
+    project,
+    raise_to_floor,
+    softmax,
+    to_uniforms,
+)
 
 
 def test_softmax_golden_value():
@@ -96,3 +103,42 @@ def test_uniforms_give_uniform_weights():
         assert math.fsum(column) / draws == pytest.approx(1 / 3, abs=0.005)
         for x in (0.2, 0.5, 0.8):
             assert sum(w > x for w in column) / draws == pytest.approx((1 - x) ** 2, abs=0.012)
+
+
+# --- weights nearby ----------------------------------------------------------------------------
+
+
+def degrees(a, b):
+    cosine = math.fsum(x * y for x, y in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
+    return math.degrees(math.acos(min(cosine, 1.0)))
+
+
+@pytest.mark.parametrize("weights", [[0.5, 0.5], [1.0, 0.0], [0.7, 0.2, 0.1], [0.0, 0.0, 1.0, 0.0]])
+def test_nearby_weights_are_on_the_simplex_and_within_the_angle(weights):
+    found = nearby(weights, 200, 30.0, 0)
+    assert found[0] == weights
+    assert len(found) == 200
+    assert len({tuple(each) for each in found}) > 100
+    for each in found:
+        assert math.fsum(each) == pytest.approx(1)
+        assert min(each) >= 0
+        assert degrees(each, weights) <= 30 + 1e-6
+    assert max(degrees(each, weights) for each in found) > 25, "and they use it"
+
+
+def test_nearby_weights_follow_the_seed():
+    assert nearby([0.6, 0.4], 5, 30.0, "a") == nearby([0.6, 0.4], 9, 30.0, "a")[:5]
+    assert nearby([0.6, 0.4], 5, 30.0, "a") != nearby([0.6, 0.4], 5, 30.0, "b")
+    assert nearby([3.0, 2.0], 1, 30.0, 0) == [[0.6, 0.4]]
+
+
+def test_nearby_to_all_sides_alike():
+    found = nearby([1 / 3] * 3, 3000, 20.0, 1)
+    for k in range(3):
+        assert math.fsum(each[k] for each in found) / 3000 == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_no_neighbours_in_one_dimension_or_at_no_angle():
+    assert nearby([1.0], 3, 30.0, 0) == [[1.0]] * 3
+    for each in nearby([0.6, 0.4], 4, 0.0, 0):
+        assert each == pytest.approx([0.6, 0.4])

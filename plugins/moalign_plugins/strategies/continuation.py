@@ -54,11 +54,10 @@ class Continuation(Strategy):
     begins from scratch.
 
     Source:
-        Ours. Going on along a front is continuation, as in Lin et al. 2019 ("Pareto Multi-Task
-        Learning") and Ma et al. 2020 (arXiv 2006.16434), which move to neighbouring weights; tried
-        on `arithmetic`, the source with the nearest weights had collapsed for 2 of 6 targets,
-        while the best one by the target's own value was level with 40 steps from scratch within
-        10 on most.
+        Ours. Going on along a front is continuation, as in Ma et al. 2020, arXiv 2006.16434, which
+        steps from weights that are Pareto-stationary along the front. Tried on `arithmetic`, the
+        source with the nearest preference had collapsed for 2 of 6 targets, while the best one by
+        the target's own value was level with 40 steps from scratch within 10 on most.
 
     When to use it:
         When training is dear, and weights make the difference between trials. Other parameters

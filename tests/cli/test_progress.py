@@ -90,6 +90,23 @@ def test_lines(clock: Clock) -> None:
     ]
 
 
+def test_a_trial_that_began_elsewhere_says_why_and_a_soup_takes_no_steps(clock: Clock) -> None:
+    view, file = view_on(trials=3)
+    view.moalign_study_started(Path("runs/toy"), STUDY, OBJECTIVES, resumed=False)
+    both = Start(((0, 10), (1, 10)), (0.5, 0.5))
+    for trial in (2, 3):
+        view.moalign_trial_started(trial, Proposal({}, both, 0, reason="mixes 1/2 t00 and 1/2 t01"))
+    clock.now = 10.0
+    view.moalign_segment_ended(2, [seen(2, 0)], [VALUES])
+    view.moalign_trial_ended(2, "finished", "")
+    assert file.getvalue().splitlines()[1:] == [
+        "trial 2: mixes 1/2 t00 and 1/2 t01",
+        "trial 3: mixes 1/2 t00 and 1/2 t01",
+        "trial 2 (1 of 3) finished without training: a 0.500 ± 0.010, b 0.250 ± 0.020",
+        "about 00:20 left",
+    ]
+
+
 def test_parameters_that_settings_replace_are_not_told(clock: Clock) -> None:
     view, file = view_on(trials=1)
     view.moalign_study_started(Path("runs/toy"), STUDY, OBJECTIVES, resumed=False)

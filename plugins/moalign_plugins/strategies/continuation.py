@@ -75,7 +75,10 @@ class Continuation(Strategy):
     """
 
     name: ClassVar[str] = "continuation"
-    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"strategy": "random", "margin": 0.0})
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"strategy": "random"},
+        {"strategy": "random", "after": 2, "margin": 0.0},
+    )
 
     def __init__(
         self,

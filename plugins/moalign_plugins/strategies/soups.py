@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from annotated_types import Ge
+from numpy.typing import NDArray
 
 from moalign import pareto
 from moalign.components import Preference, Strategy
@@ -31,6 +32,8 @@ from moalign.strategies.kept import (
 )
 from moalign.types import History, Observation, Proposal, Start
 
+Floats = NDArray[np.float64]
+
 Mixture = tuple[tuple[Checkpoint, Fraction], ...]
 """What is mixed with which share; rising by trial and step, the shares sum to 1."""
 
@@ -46,12 +49,12 @@ class Soups(Strategy):
     average: along the path from one policy to another the objectives may bend, fall into a hole, or
     run above the straight line, so several shares are tried, multiples of ``1 / divisions``.
 
-    **Filling the front.** Mixed are neighbours on the front (:func:`moalign.strategies.kept.\
-neighbours`), and, of three objectives or more, the policies that are best in one each, by three:
-    their interior multiples and the centre. Of all these the next one is the soup that would lie
-    farthest from whatever has been measured, if the path were straight; distances are in units of
-    the bounds. So the widest gap is filled first, and each measured soup says where the next one
-    is due. Three corners give 13 soups with `divisions: 4`.
+    **Filling the front.** Mixed are neighbours on the front, between which no third policy lies
+    (the Gabriel graph), and, of three objectives or more, the policies that are best in one each,
+    by three: their interior multiples and the centre. Of all these the next one is the soup that
+    would lie farthest from whatever has been measured, if the path were straight; distances are in
+    units of the bounds. So the widest gap is filled first, and each measured soup says where the
+    next one is due. Three corners give 13 soups with `divisions: 4`.
 
     **For a preference.** Mixed are the three trained policies that are worth most to it (fewer if
     there are fewer), evenly at first, then nearer to the best: a preference that was not trained
@@ -192,19 +195,17 @@ neighbours`), and, of three objectives or more, the policies that are best in on
     # --- filling the front -----------------------------------------------------------------------
 
     def _filling(self, history: History) -> tuple[list[_Offer], dict[Checkpoint, Observation]]:
-        observations = history.observations
-        marks = pareto.is_nondominated(_table([o.values_K for o in observations], history))
-        front = [o for o, marked in zip(observations, marks, strict=True) if marked and o.kept]
+        seen = history.observations
+        rows_NK = np.array([o.values_K for o in seen]).reshape(-1, len(history.objectives))
+        marks = pareto.is_nondominated(rows_NK)
+        front = [o for o, marked in zip(seen, marks, strict=True) if marked and o.kept]
         points = [o for o in front if o.step > 0]
         policies = {checkpoint(o): o for o in reversed(points)}  # of several conditions the first
-        values = {id(o): np.array(normalised(o, history.objectives)) for o in points}
-        known_MK = np.array(self._known(history, front))
+        known_MK = np.array(_known(history, front))
         offers = []
-        for group in self._groups(points, [values[id(o)] for o in points]):
+        for group in _groups(points, history):
             for shares in _shares(len(group), self.divisions):
-                straight_K = sum(
-                    float(s) * values[id(o)] for s, o in zip(shares, group, strict=True)
-                )
+                straight_K = _straight(shares, group, history)
                 gap = float(np.linalg.norm(known_MK - straight_K, axis=1).min())
                 offers.append(
                     _Offer(
@@ -214,30 +215,6 @@ neighbours`), and, of three objectives or more, the policies that are best in on
                     )
                 )
         return offers, policies
-
-    def _groups(
-        self, points: Sequence[Observation], values_NK: Sequence[Any]
-    ) -> Iterator[tuple[Observation, ...]]:
-        """Yield neighbours on the front by two, and corners by three."""
-        for i, j in neighbours(np.array(values_NK)) if points else ():
-            if checkpoint(points[i]) != checkpoint(points[j]):
-                yield points[i], points[j]
-        corners = {checkpoint(o): o for o in _best(points)}
-        yield from itertools.combinations(corners.values(), 3)
-
-    def _known(self, history: History, front: Sequence[Observation]) -> list[Any]:
-        """Return where the front and all soups lie; those that are awaited as if straight."""
-        by_point = {checkpoint(o): o for o in history.observations}
-        soups = [o for o in history.observations if o.step == 0 and not o.start.scratch]
-        known = [np.array(normalised(o, history.objectives)) for o in (*front, *soups)]
-        for proposal in history.pending.values():
-            points = proposal.start.points
-            if is_soup(proposal) and all(point in by_point for point in points):
-                mixed = zip(proposal.start.shares, points, strict=True)
-                known.append(
-                    sum(s * np.array(normalised(by_point[p], history.objectives)) for s, p in mixed)
-                )
-        return [values_K for values_K in known if np.isfinite(values_K).all()]
 
     # --- answering a preference ------------------------------------------------------------------
 
@@ -283,6 +260,43 @@ class _Offer:
     reason: str
 
 
+def _groups(points: Sequence[Observation], history: History) -> Iterator[tuple[Observation, ...]]:
+    """Yield neighbours among points of a front by two, and the best in each objective by three."""
+    for i, j in neighbours([normalised(o, history.objectives) for o in points] or [[0.0]]):
+        if checkpoint(points[i]) != checkpoint(points[j]):
+            yield points[i], points[j]
+    corners = {checkpoint(o): o for o in _best(points)}
+    yield from itertools.combinations(corners.values(), 3)
+
+
+def _best(points: Sequence[Observation]) -> Iterator[Observation]:
+    """Yield for each objective the point that is best in it, of equal ones the first."""
+    for k in range(len(points[0].values_K) if points else 0):
+        column = [point.values_K[k] for point in points]
+        yield points[column.index(max(column))]
+
+
+def _straight(
+    shares: Sequence[float | Fraction], group: Sequence[Observation], history: History
+) -> Floats:
+    """Return where a soup would lie if its path were straight, normalised, [K]."""
+    values_NK = np.array([normalised(o, history.objectives) for o in group])
+    straight_K: Floats = np.array(shares, dtype=np.float64) @ values_NK
+    return straight_K
+
+
+def _known(history: History, front: Sequence[Observation]) -> list[Floats]:
+    """Return where the front and all soups lie, normalised; those awaited as if straight."""
+    soups = [o for o in history.observations if o.step == 0 and not o.start.scratch]
+    known = [_straight([1.0], [o], history) for o in (*front, *soups)]
+    by_point = {checkpoint(o): o for o in history.observations}
+    for proposal in history.pending.values():
+        group = [by_point[point] for point in proposal.start.points if point in by_point]
+        if is_soup(proposal) and len(group) == len(proposal.start.points):
+            known.append(_straight(proposal.start.shares, group, history))
+    return [values_K for values_K in known if np.isfinite(values_K).all()]
+
+
 def _shares(size: int, divisions: int) -> Iterator[tuple[Fraction, ...]]:
     """Yield the shares of so many policies, each above 0: the centre, and all multiples."""
     centre = (Fraction(1, size),) * size
@@ -306,14 +320,3 @@ def _said(mixture: Mixture, ingredients: Sequence[Observation]) -> str:
     """Return a mixture as text: ``1/4 t03 and 3/4 t07``."""
     parts = [f"{s} {point_name(o)}" for (_, s), o in zip(mixture, ingredients, strict=True)]
     return f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-
-def _best(points: Sequence[Observation]) -> Iterator[Observation]:
-    """Yield for each objective the point that is best in it, of equal ones the first."""
-    for k in range(len(points[0].values_K) if points else 0):
-        column = [point.values_K[k] for point in points]
-        yield points[column.index(max(column))]
-
-
-def _table(rows: Sequence[Sequence[float]], history: History) -> Any:
-    return np.array(rows, dtype=np.float64).reshape(-1, len(history.objectives))

@@ -15,7 +15,10 @@ from benchmarks.comparison.plan import Cell, Plan
 
 
 class View:
-    """Says what runs, what ended and how long the rest takes."""
+    """Says what runs, what ended and how long the rest takes.
+
+    What it says of a cell is in methods of its own, for cells of another kind.
+    """
 
     def __init__(self, plan: Plan, workers: int) -> None:
         """Set up.
@@ -87,19 +90,19 @@ class View:
             self.failed += 1
             self.say(f"{cell}: failed: {result.reason}")
         elif self._progress is None:
-            self.say(f"{cell}: {result.steps} steps, {result.wall:.0f} s{self._left_words()}")
+            self.say(f"{cell}: {self.took(result)}{self._left_words()}")
         if not self._told and self.plan.pays(cell) and isinstance(result, Done):
             self._told = True
             self.say(f"{len(self.waiting)} cells to go{self._left_words()}; Ctrl-C stops, and the "
                      "same command goes on")  # fmt: skip
 
     def left(self) -> float | None:
-        """Return the seconds left: every cell has the budget of its bed's first. None: unknown."""
+        """Return the seconds left, going by cells that are alike; None: unknown."""
         if not self.seconds:
             return None
-        typical = {bed: median(seconds) for bed, seconds in self.seconds.items()}
+        typical = {kind: median(seconds) for kind, seconds in self.seconds.items()}
         usual = max(typical.values())
-        return sum(typical.get(cell.bed, usual) for cell in self.waiting) / self.workers
+        return sum(typical.get(self.alike(c), usual) for c in self.waiting) / self.workers
 
     def _left_words(self) -> str:
         left = self.left()
@@ -108,20 +111,35 @@ class View:
     def _ends(self, cell: Cell, result: Done | Failed) -> None:
         self._running.pop(cell, None)
         self.waiting.remove(cell)
-        if isinstance(result, Done) and result.steps:
-            self.seconds.setdefault(cell.bed, []).append(result.wall)
+        if not isinstance(result, Failed) and self.lasts(result):
+            self.seconds.setdefault(self.alike(cell), []).append(result.wall)
         self._draw()
 
     def _draw(self) -> None:
         if self._progress is None:
             return
-        running = ", ".join(
-            f"{c.entry} {c.number} ({c.bed} {c.seed}) step {step}"
-            for c, step in self._running.items()
-        )
+        running = ", ".join(f"{self.brief(c)} step {step}" for c, step in self._running.items())
         self._progress.update(
             self._task,
             completed=self.total - len(self.waiting),
             description=running,
             left=self._left_words().removeprefix(", "),
         )
+
+    # --- of a cell -----------------------------------------------------------------------------
+
+    def alike(self, cell: Cell) -> str:
+        """Return what cells that take equally long share: their bed, whose budget they have."""
+        return cell.bed
+
+    def lasts(self, result: Done) -> bool:
+        """Return whether a cell took what others will take: the base policy's did not."""
+        return result.steps > 0
+
+    def took(self, result: Done) -> str:
+        """Return what a cell took."""
+        return f"{result.steps} steps, {result.wall:.0f} s"
+
+    def brief(self, cell: Cell) -> str:
+        """Return which cell runs, in few words."""
+        return f"{cell.entry} {cell.number} ({cell.bed} {cell.seed})"

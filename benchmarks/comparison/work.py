@@ -146,7 +146,7 @@ def run_cells(desk: Desk, executor: Executor, segment: SegmentFunction, view: Vi
     """Run what is not done, and write why what failed did; one failure stops no other cell.
 
     Args:
-        desk: the plan and its folder.
+        desk: the plan and its folder; ``benchmarks/search`` has one of its own.
         executor: where cells run.
         segment: :func:`train.run_cell`, or a stand-in.
         view: is told.

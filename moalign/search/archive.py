@@ -348,7 +348,7 @@ class _Point(NamedTuple):
 
     order: Order
     checkpoint: _Checkpoint
-    index: int
+    condition: int
 
 
 class _Front:
@@ -380,19 +380,19 @@ class _Front:
         if (before_N & ~of_N).any():  # what is gone may have hidden what stays
             points, before_N = [], np.zeros_like(of_N)
         new = [
-            _Point((*archive[place].order, index), archive[place], index)
-            for place in np.flatnonzero(of_N & ~before_N)
-            for index in range(len(archive[place].points))
+            _Point((*archive[place].order, condition), archive[place], condition)
+            for place in np.flatnonzero(of_N & ~before_N).tolist()
+            for condition in range(len(archive[place].points))
         ]
         if new:
             points = sorted([*points, *new])
-            values_NK = [p.checkpoint.points[p.index].values_K for p in points]
+            values_NK = [p.checkpoint.points[p.condition].values_K for p in points]
             marked_N = pareto.is_nondominated(_table(values_NK, len(values_NK[0])))
             points = [point for point, on in zip(points, marked_N, strict=True) if on]
         if points != self._points:
             self._points = points
             self.checkpoints = {point.checkpoint.name for point in points}
-            self.observations = tuple(p.checkpoint.marked(True)[p.index] for p in points)
+            self.observations = tuple(p.checkpoint.marked(True)[p.condition] for p in points)
         self._of_N = of_N
 
 

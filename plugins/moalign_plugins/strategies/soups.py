@@ -47,7 +47,8 @@ class Soups(Strategy):
 
     of two or three policies that were trained and are on the front. What a soup scores is no
     average: along the path from one policy to another the objectives may bend, fall into a hole, or
-    run above the straight line, so several shares are tried, multiples of ``1 / divisions``.
+    run above the straight line, so several shares are tried, multiples of ``1 / divisions``. (With
+    LoRA the product of averaged matrices is not the average of the products, either.)
 
     **Filling the front.** Mixed are neighbours on the front, between which no third policy lies
     (the Gabriel graph), and, of three objectives or more, the policies that are best in one each,

@@ -321,7 +321,13 @@ def _offered(
 
 def _check_class(entry: Entry) -> None:
     cls = entry.cls
-    where = f"{cls.kind} class {cls.__module__}.{cls.__qualname__} ({entry.origin})"
+    base = next(base for base in KINDS if issubclass(cls, base))
+    where = f"{base.kind} class {cls.__module__}.{cls.__qualname__} ({entry.origin})"
+    if cls.kind != base.kind:
+        raise PluginError(
+            f"{where}: `kind` is what moalign calls this kind of component, {base.kind!r}; give "
+            "your own attribute another name"
+        )
     name = getattr(cls, "name", None)
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise PluginError(

@@ -407,6 +407,8 @@ def test_a_component_of_another_kind_is_a_sentence(write: Write) -> None:
     [
         ('name = "mine"', 'name = "My_One"', "`name` must be kebab-case, such as 'my-weighting'; "
          "found 'My_One'"),
+        ('name = "mine"', 'name = "mine"; kind = "own"', "`kind` is what "
+         "moalign calls this kind of component, 'weighting'; give your own attribute another name"),
         ('name = "mine"', "name = 3", "`name` must be kebab-case, such as 'my-weighting'; found 3"),
         ('name = "mine"', "pass", "`name` must be kebab-case, such as 'my-weighting'; found None"),
         ("def weigh(", "def wiegh(", "these methods are missing: weigh"),

@@ -1,0 +1,182 @@
+"""Part: fronts of trained policies against the training they took.
+
+The driver runs whole studies of a language model. A trial is added at a time, and what is then on
+the front is measured on test, so a method can be read at any number of training steps. Choices
+(what is on the front, which point a preference takes) are validation's; test reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import filelock
+
+from benchmarks.comparison.plan import usual_preferences
+from benchmarks.search import policies_report
+from benchmarks.search.cells import Cell
+from benchmarks.search.entries import source
+from benchmarks.search.part import Mode, Part, Planned, Room
+from benchmarks.search.policies_report import FULL, GRID, SMALL
+from moalign import hookimpl, pareto, plugins
+from moalign.plugins import Catalogue
+from moalign.search.archive import Run
+from moalign.search.artifacts import ensure_base
+from moalign.search.driver import run_study
+from moalign.search.folders import RunFolder
+from moalign.study import bundled
+from moalign.study.loading import load
+from moalign.study.study import Study
+from moalign.types import Observation
+
+BEDS: Final[Mapping[str, tuple[str, ...]]] = {"quick": (), "full": ("arithmetic", "restaurants")}
+SEEDS: Final = 3
+"""Of the mode's; a cell takes minutes."""
+
+PLAIN: Final = (
+    "executor=local",
+    "trackers=[]",
+    "search.rungs=[]",
+    "search.space={weighting.preference: simplex}",
+)
+"""What all methods share: weights are searched, everything else is the study's own."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to search.
+
+    Attributes:
+        overrides: of the study, beside :data:`PLAIN`.
+        strategies: whose sources the result depends on.
+        steps: it stops at so many training steps in all, or sooner if nothing is left to propose.
+    """
+
+    overrides: tuple[str, ...]
+    strategies: tuple[str, ...]
+    steps: int
+
+
+WHOLE: Final = 600
+"""Training steps of the grid: 15 weights, 40 steps each."""
+
+METHODS: Final[Mapping[str, Method]] = {
+    GRID: Method(("search.strategy={grid: {divisions: 4}}",), ("grid",), WHOLE),
+    "random": Method(("search.strategy=random",), ("random",), WHOLE),
+    FULL: Method(
+        (
+            "search.strategy={soups: {every: 2, strategy: {continuation: {strategy: gp, after: 4, "
+            "steps: 12}}}}",
+        ),
+        ("soups", "continuation", "gp"),
+        SMALL,
+    ),
+}
+
+
+def plan(mode: Mode, catalogue: Catalogue) -> list[Planned]:
+    """Return the cells: methods on beds, the longest first."""
+    return [
+        Planned(
+            Cell(PART.name, bed, entry, seed),
+            {
+                "overrides": [*PLAIN, *method.overrides, f"seed={seed}"],
+                "steps": method.steps,
+                "sources": [source(catalogue, name) for name in method.strategies],
+            },
+        )
+        for bed in BEDS[mode.name]
+        for seed in mode.seeds[:SEEDS]
+        for entry, method in METHODS.items()
+    ]
+
+
+def run(planned: Planned, room: Room) -> dict[str, Any]:
+    """Search, a trial at a time, and return the front at each number of trials."""
+    study = load(*bundled.read(planned.cell.bed), plugins.load(), planned.settings["overrides"])
+    folder = room.folder / "run"
+    _share_artifacts(study, folder, room.folder.parents[2] / "artifacts")
+    most, fronts = planned.settings["steps"], list[dict[str, Any]]()
+    steps = _Steps(room.told)
+    while True:
+        state = run_study(study, folder, trials=len(fronts) + 1, listeners=[steps]).run
+        # More than one if an interrupted cell goes on, none if nothing is left to propose.
+        new = range(len(fronts), len(state.trials))
+        fronts += [_front(state, number + 1) for number in new]
+        if not new or fronts[-1]["steps"] >= most:
+            break
+    names = [o.name for o in study.front_objectives]
+    return {
+        "objectives": names,
+        "bounds": [list(o.bounds) for o in study.front_objectives if o.bounds],
+        "reference": list(state.reference_K),
+        "preferences": [
+            [preference[name] for name in names] for preference in usual_preferences(names)
+        ],
+        "fronts": fronts,
+    }
+
+
+class _Steps:
+    """Counts training steps for the progress bar."""
+
+    def __init__(self, told: Callable[[int], None]) -> None:
+        self._told = told
+        self._count = 0
+
+    @hookimpl
+    def moalign_step_ended(self) -> None:
+        """Count one."""
+        self._count += 1
+        self._told(self._count)
+
+
+def _share_artifacts(study: Study, folder: Path, shared: Path) -> None:
+    """Let all cells take base policies from one folder, and build each of them once."""
+    shared.mkdir(parents=True, exist_ok=True)
+    here = RunFolder(folder).artifacts
+    here.parent.mkdir(parents=True, exist_ok=True)
+    if not here.is_symlink():
+        here.symlink_to(shared.resolve())
+    folder.mkdir(exist_ok=True)
+    with filelock.FileLock(shared / f"{study.name}-{study.seed}.lock"):
+        ensure_base(study, RunFolder(folder), lambda _share, _words: None)
+
+
+def _front(state: Run, count: int) -> dict[str, Any]:
+    """Return what the first trials have cost, and the points of their front."""
+    trials = [state.trials[number] for number in range(count)]
+    latest = [trial.measured[trial.step] for trial in trials if trial.measured]
+    seen = state.observations(range(count))
+    marks = pareto.is_nondominated([one.values_K for one in seen])
+    return {
+        "trials": count,
+        "steps": sum(trial.step for trial in trials),
+        "generated": sum(measured.cost.generated for measured in latest),
+        "points": [_point(state, one) for one, on in zip(seen, marks, strict=True) if on],
+    }
+
+
+def _point(state: Run, seen: Observation) -> dict[str, Any]:
+    tested = state.tests[seen.trial, seen.step]
+    values = next(p.values_K for p in tested.points if p.condition == seen.condition)
+    return {
+        "trial": seen.trial,
+        "step": seen.step,
+        "soup": not seen.start.scratch and seen.step == 0,
+        "continued": not seen.start.scratch and seen.step > 0,
+        "validation": list(seen.values_K),
+        "test": list(state.axes(values)),
+    }
+
+
+PART: Final = Part(
+    name="policies",
+    plan=plan,
+    run=run,
+    section=policies_report.section,
+    goals=policies_report.goals,
+    draw=policies_report.draw,
+)

@@ -44,10 +44,11 @@ from moalign.types import BASE
 from moalign_plugins.executors.local import Local
 from moalign_plugins.executors.processes import Processes
 from moalign_plugins.strategies.continuation import Continuation
+from moalign_plugins.strategies.gp import GaussianProcess
 from moalign_plugins.strategies.grid import Grid
 from moalign_plugins.strategies.random import Random
-from moalign_plugins.strategies.samplers import GaussianProcess, ParzenEstimator
 from moalign_plugins.strategies.soups import Soups
+from moalign_plugins.strategies.tpe import ParzenEstimator
 
 TEXT = """
 study: quick

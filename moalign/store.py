@@ -200,19 +200,22 @@ class Mirror:
                 self._put(part, f"{self._root}/{where}/{name}")
 
     def _down(self, trial: int, step: int) -> None:
-        """Read the parts of a checkpoint that are missing here, if the store has it whole."""
+        """Read a checkpoint if the store has it whole; of one that stands, measurements only."""
         folder = self._run.checkpoint(trial, step)
         where = folder.relative_to(self.path).as_posix()
         there = self._listed(where)
-        if not any(name.endswith(".json") for name in there):
+        measured = [name for name in there if not name.endswith(_TAR)]
+        if not measured:
             return
-        here = folder if folder.is_dir() else _beside(folder)
-        for name in sorted(there, key=lambda name: name.endswith(".json")):
-            part = here / name.removesuffix(_TAR)
-            if not part.exists():
-                self._get(f"{self._root}/{where}/{name}", part)
-        if here != folder:
-            _into_place(here, folder)
+        if folder.is_dir():  # what it lacks the run has deleted
+            for name in measured:
+                if not (folder / name).exists():
+                    self._get(f"{self._root}/{where}/{name}", folder / name)
+            return
+        beside = _beside(folder)
+        for name in there:
+            self._get(f"{self._root}/{where}/{name}", beside / name.removesuffix(_TAR))
+        _into_place(beside, folder)
 
     def _listed(self, where: str) -> list[str]:
         """Return the names in a folder of the run's copy."""

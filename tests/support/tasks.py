@@ -54,6 +54,8 @@ def segment(task, emit, cache):
             os._exit(3)
         case "interrupt-me":
             os.kill(os.getpid(), signal.SIGINT)
+        case "wait":
+            time.sleep(0.3)
         case "sleep":
             time.sleep(30)
 

@@ -9,6 +9,7 @@ import os
 import queue
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -38,6 +39,7 @@ STARTS: Final = 5
 
 _OBJECTS: Final = 100 * 2**20  # bytes of an embedded cluster's object store; it holds tasks only
 _THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_KNOCKING: Final = 10.0  # seconds that a cluster's head gets to answer
 _TIDYING: Final = 5.0  # seconds that nodes get to delete their scratch folders
 
 
@@ -173,13 +175,17 @@ class Ray(WorkersExecutor[_Worker]):
             )
 
     def _join(self, ray: Any) -> None:
+        assert self._address is not None
         try:
+            host, _, port = self._address.rpartition(":")
+            if host:  # Ray itself would knock for minutes
+                socket.create_connection((host.strip("[]"), int(port)), _KNOCKING).close()
             ray.init(self._address, **_QUIET)
         except Exception as error:
             reason = " ".join(str(error).split())
             raise StudyError(
-                f"the Ray cluster at {self._address} cannot be joined: {reason}; `ray start --head` "
-                "starts one, and `ray start --address HOST:PORT` adds this machine to one"
+                f"the Ray cluster at {self._address} cannot be joined: {reason}; `ray start "
+                "--head` starts one, and `ray start --address HOST:PORT` adds this machine to one"
             ) from error
 
     def _room(self, ray: Any) -> int:

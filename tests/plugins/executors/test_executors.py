@@ -10,7 +10,9 @@ from collections.abc import Iterator
 import pytest
 from tasks import lambda_like, segment, task
 
-from moalign import Executor, SegmentDone, SegmentFailed, StepEvent
+from moalign import Executor, OptionError, SegmentDone, SegmentFailed, StepEvent
+from moalign.execution import WorkersExecutor
+from moalign.plugins import load
 from moalign_plugins.executors.local import Local
 from moalign_plugins.executors.processes import Processes
 from moalign_plugins.executors.ray import Ray
@@ -20,26 +22,38 @@ EXECUTORS = {
     "processes": lambda: Processes(workers=2),
     "ray": lambda: Ray(workers=2, cpus=0.5),
 }
-EVERY = ["local", "processes", pytest.param("ray", marks=pytest.mark.extras)]
+ELSEWHERE = ["processes", pytest.param("ray", marks=pytest.mark.extras)]
 
 
 @pytest.fixture(scope="module")
-def own_cluster() -> Iterator[None]:
-    """A Ray cluster of this machine's own: starting it takes seconds, so all tests share it."""
-    owner = Ray(workers=1)
+def on_ray() -> Iterator[Executor]:
+    """An executor that all tests share, because a cluster and its workers start slowly."""
+    owner = Ray(workers=1)  # its cluster is there until the end
     owner.open(segment)
-    yield
+    executor = EXECUTORS["ray"]()
+    yield executor
+    executor.close()
     owner.close()
 
 
-@pytest.fixture(params=EVERY)
-def executor(request) -> Iterator[Executor]:
-    if request.param == "ray":
-        request.getfixturevalue("own_cluster")
-    executor = EXECUTORS[request.param]()
+def opened(request) -> Iterator[Executor]:
+    shared = request.param == "ray"
+    executor = request.getfixturevalue("on_ray") if shared else EXECUTORS[request.param]()
     executor.open(segment)
     yield executor
-    executor.close()
+    if not shared:
+        executor.close()
+
+
+@pytest.fixture(params=["local", *ELSEWHERE])
+def executor(request) -> Iterator[Executor]:
+    yield from opened(request)
+
+
+@pytest.fixture(params=ELSEWHERE)
+def elsewhere(request) -> Iterator[Executor]:
+    """One whose segments run in other processes."""
+    yield from opened(request)
 
 
 @pytest.fixture
@@ -53,7 +67,7 @@ def processes() -> Iterator[Processes]:
 def events_of(executor: Executor, ends: int) -> list:
     """Wait until so many segments have ended."""
     events: list = []
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while sum(not isinstance(e, StepEvent) for e in events) < ends:
         assert time.monotonic() < deadline, events
         events += executor.wait(0.2)
@@ -141,44 +155,105 @@ def test_an_executor_can_be_closed_before_anything_ran(executor: Executor):
     executor.close()
 
 
-# --- processes ---------------------------------------------------------------------------------
+# --- workers in other processes ------------------------------------------------------------------
 
 
-def test_segments_run_elsewhere_with_the_threads_they_ask_for(processes: Processes):
-    assert processes._workers == []  # none before there is work
+def test_segments_run_elsewhere_with_the_threads_they_ask_for(elsewhere: WorkersExecutor):
+    elsewhere.close()
+    elsewhere.open(segment)
+    assert elsewhere._workers == []  # none before there is work
+    while len(elsewhere._workers) < 2 or not all(worker.ready for worker in elsewhere._workers):
+        for trial in range(10, 12):
+            elsewhere.submit(task(trial, "wait"))
+        events_of(elsewhere, 2)
     for trial in range(2):
-        processes.submit(task(trial))
-    events = events_of(processes, 2)
+        elsewhere.submit(task(trial, "wait"))
+    events = events_of(elsewhere, 2)
     workers = {metrics(events, trial)["process"] for trial in range(2)}
     assert len(workers) == 2
     assert os.getpid() not in workers
     assert metrics(events, 0)["threads"] == 3
 
 
-def test_a_trial_goes_back_to_the_worker_that_holds_it(processes: Processes):
-    for trial in range(2):
-        processes.submit(task(trial))
-    events = events_of(processes, 2)
-    before = {trial: metrics(events, trial)["process"] for trial in range(2)}
-    for trial in (1, 0):
-        processes.submit(task(trial))
-        again = metrics(events_of(processes, 1), trial)
+def test_a_trial_goes_back_to_the_worker_that_holds_it(elsewhere: WorkersExecutor):
+    for trial in range(20, 22):
+        elsewhere.submit(task(trial, "wait"))
+    events = events_of(elsewhere, 2)
+    before = {trial: metrics(events, trial)["process"] for trial in range(20, 22)}
+    for trial in (21, 20):
+        elsewhere.submit(task(trial))
+        again = metrics(events_of(elsewhere, 1), trial)
         assert (again["process"], again["known"]) == (before[trial], 1)
 
 
-def test_a_worker_that_is_killed_is_reported_and_replaced(processes: Processes):
-    processes.submit(task(1, "kill"))
-    events = events_of(processes, 1)
-    pid = int(metrics(events, 1)["process"])
-    failed = ended(events)[1]
+def test_a_worker_that_is_killed_is_reported_and_replaced(elsewhere: WorkersExecutor):
+    elsewhere.submit(task(1))
+    pid = int(metrics(events_of(elsewhere, 1), 1)["process"])
+    elsewhere.submit(task(1, "kill"))
+    failed = ended(events_of(elsewhere, 1))[1]
     assert isinstance(failed, SegmentFailed)
     assert failed.retry
     assert not failed.fatal
-    assert failed.reason == f"the worker process {pid} was killed by SIGKILL"
-    processes.submit(task(1, attempt=1))
-    events = events_of(processes, 1)
+    said = {
+        "processes": f"the worker process {pid} was killed by SIGKILL",
+        "ray": f"the Ray worker {pid} on 127.0.0.1 is gone: The actor is dead because its worker "
+        "process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker unexpectedly "
+        "exits with a connection error code 2. End of file",
+    }
+    assert failed.reason == said[elsewhere.name]
+    elsewhere.submit(task(1, attempt=1))
+    events = events_of(elsewhere, 1)
     assert isinstance(ended(events)[1], SegmentDone)
     assert metrics(events, 1)["process"] != pid
+
+
+def test_a_segment_that_hangs_is_ended_when_its_time_is_up(elsewhere: WorkersExecutor):
+    """The clock is its own: the next one is not cut short, and what waits has no clock."""
+    elsewhere.submit(task(0))
+    events_of(elsewhere, 1)
+    elsewhere.timeout = 0.05
+    try:
+        elsewhere.submit(task(1, "sleep"))
+        for trial in (2, 3, 4):
+            elsewhere.submit(task(trial, "wait"))
+        events = events_of(elsewhere, 4)
+    finally:
+        elsewhere.timeout = None
+    failed = ended(events)[1]
+    assert isinstance(failed, SegmentFailed)
+    assert failed.retry
+    assert failed.reason == "the segment did not end within 0.05 minutes"
+    assert all(isinstance(ended(events)[trial], SegmentDone) for trial in (2, 3, 4))
+    elsewhere.submit(task(1, attempt=1))
+    again = events_of(elsewhere, 1)
+    assert isinstance(ended(again)[1], SegmentDone)
+    assert metrics(again, 1)["process"] != metrics(events, 1)["process"]
+
+
+def test_a_worker_that_dies_idle_is_replaced_without_a_word(elsewhere: WorkersExecutor):
+    elsewhere.submit(task(1))
+    pid = int(metrics(events_of(elsewhere, 1), 1)["process"])
+    os.kill(pid, 9)
+    if elsewhere.name == "processes":  # else it is noticed when it is called
+        deadline = time.monotonic() + 10
+        while elsewhere._workers and time.monotonic() < deadline:
+            assert elsewhere.wait(0.1) == []
+    elsewhere.submit(task(1))
+    assert metrics(events_of(elsewhere, 1), 1)["process"] != pid
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("timeout", 0.0), ("workers", 0), ("cpus", 0.0), ("gpus", -1.0)]
+)
+def test_options_are_checked(option: str, value: float):
+    catalogue = load()
+    for name in ("processes", "ray"):
+        if name == "ray" or option in ("timeout", "workers"):
+            with pytest.raises(OptionError, match=option):
+                catalogue.build(Executor, {name: {option: value}})
+
+
+# --- processes ---------------------------------------------------------------------------------
 
 
 def test_a_worker_that_exits_is_reported_too(processes: Processes):
@@ -187,17 +262,6 @@ def test_a_worker_that_exits_is_reported_too(processes: Processes):
     assert isinstance(failed, SegmentFailed)
     assert failed.retry
     assert failed.reason.endswith(" ended with 3")
-
-
-def test_a_worker_that_dies_idle_is_replaced_without_a_word(processes: Processes):
-    processes.submit(task(1))
-    pid = int(metrics(events_of(processes, 1), 1)["process"])
-    os.kill(pid, 9)
-    deadline = time.monotonic() + 10
-    while processes._workers and time.monotonic() < deadline:
-        assert processes.wait(0.1) == []
-    processes.submit(task(1))
-    assert metrics(events_of(processes, 1), 1)["process"] != pid
 
 
 def test_a_worker_that_dies_before_it_reads_its_task_is_a_lost_one(processes: Processes):

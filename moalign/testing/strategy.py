@@ -98,14 +98,15 @@ def check_is_deterministic(factory: Factory) -> None:
 
 
 def check_explores(factory: Factory) -> None:
-    """Other seeds give other proposals, or a longer history does, as in a grid."""
+    """Other seeds give other proposals, or what it proposed before does, as in a grid."""
     for name, space in _spaces(factory):
         strategy = factory()
         seeds = [strategy.propose(_history(space, 0), 1, seed) for seed in range(4)]
-        grown = [strategy.propose(_history(space, known), 1, 0) for known in range(4)]
+        own: list[Proposal] = []
+        for known in range(4):
+            own += strategy.propose(_history(space, known, own=own), 1, 0)
         require(
-            any(other != seeds[0] for other in seeds)
-            or all(other != grown[0] for other in grown[1:]),
+            any(other != seeds[0] for other in seeds) or all(other != own[0] for other in own[1:]),
             f"neither another seed nor a longer history changes the proposal; in the {name} space "
             f"it is always {_params(seeds[0])}",
         )
@@ -202,6 +203,7 @@ def _history(
     known: int,
     *,
     pending: Sequence[Proposal] = (),
+    own: Sequence[Proposal] = (),
     extras: bool = False,
 ) -> History:
     """Return a history of ``known`` trials that ran to their end.
@@ -210,6 +212,7 @@ def _history(
         space: the search dimensions.
         known: observations.
         pending: proposals that run now.
+        own: proposals whose parameters the trials have, from the first one on; others are random.
         extras: every second trial is kept and was measured at a rung; the last one started warm
             and was measured under another condition as well.
     """
@@ -217,7 +220,11 @@ def _history(
     made: dict[int, Proposal] = {}
     for trial in range(known):
         rng = random.Random(trial)
-        params = {path: _draw(dimension, rng) for path, dimension in space.items()}
+        params: Mapping[str, Any] = (
+            own[trial].params
+            if trial < len(own)
+            else {path: _draw(dimension, rng) for path, dimension in space.items()}
+        )
         steps = (RUNG, STEPS) if extras and trial % 2 else (STEPS,)
         warm = extras and trial == known - 1 and trial > 1
         start = Start(((1, STEPS),), (1.0,)) if warm else Start()

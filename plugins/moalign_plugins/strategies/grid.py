@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Final
 
 from annotated_types import Ge
@@ -24,7 +25,9 @@ class Grid(Strategy):
     in its logarithm; a choice takes all its values; weights take all multiples of
     ``1 / divisions`` that sum to 1, corners included: ``C(divisions + K - 1, K - 1)`` of them.
     The order is shuffled, so that fewer trials than combinations still cover the space; when all
-    are done the study ends. For pictures of a whole space of one or two dimensions.
+    are done the study ends. Each is tried once, from scratch at full length: what failed is not
+    tried again, and warm starts, soups and what another strategy proposed leave nothing out. For
+    pictures of a whole space of one or two dimensions.
 
     Example:
         ``search: {strategy: {grid: {divisions: 5}}, trials: 21}``
@@ -55,15 +58,21 @@ class Grid(Strategy):
             )
 
     def propose(self, history: History, n: int, seed: int) -> list[Proposal]:
-        """Return the next combinations; fewer than ``n``, or none, at the end."""
+        """Return combinations that nobody has tried; fewer than ``n``, or none, at the end."""
         axes = self._axes(history)
         sizes = [len(axis) for axis in axes]
         order = list(range(math.prod(sizes)))
         random.Random(0).shuffle(order)
-        return [
-            Proposal(dict(zip(history.space, _combination(axes, number), strict=True)))
-            for number in order[history.proposed : history.proposed + n]
-        ]
+        tried = {
+            _key(proposal.params)
+            for proposal in history.made.values()
+            if proposal.start.scratch and proposal.steps is None and not proposal.settings
+        }
+        combinations = (
+            dict(zip(history.space, _combination(axes, number), strict=True)) for number in order
+        )
+        new = (params for params in combinations if _key(params) not in tried)
+        return [Proposal(params) for params in itertools.islice(new, n)]
 
     def _axes(self, history: History) -> list[list[Any]]:
         return [self._values(dimension) for dimension in history.space.values()]
@@ -86,6 +95,11 @@ class Grid(Strategy):
         if isinstance(low, int) and isinstance(high, int):
             return list(dict.fromkeys(round(value) for value in values))
         return values
+
+
+def _key(params: Mapping[str, Any]) -> str:
+    """Return text that tells two combinations apart, and 1 from True."""
+    return json.dumps(params, sort_keys=True)
 
 
 def _combination(axes: list[list[Any]], number: int) -> list[Any]:

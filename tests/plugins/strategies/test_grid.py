@@ -1,21 +1,39 @@
 from __future__ import annotations
 
-import pytest
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 
+import pytest
+from quick import quick_run, quick_study
+
+from moalign import Strategy
 from moalign.errors import OptionError
-from moalign.types import Choice, FloatRange, History, IntRange, Objective, Simplex
+from moalign.types import (
+    Choice,
+    FloatRange,
+    History,
+    IntRange,
+    Objective,
+    Proposal,
+    Simplex,
+    Start,
+)
 from moalign_plugins.strategies.grid import Grid
+from moalign_plugins.strategies.random import Random
+
+
+def history(space: dict, proposals: Sequence[Proposal]) -> History:
+    made = dict(enumerate(proposals))
+    return History(space, (Objective("a", (0.0, 1.0)),), (), {}, 4, 10, len(made), made)
 
 
 def everything(strategy: Grid, space: dict) -> list[dict]:
     """Ask for one proposal after the other until there is none."""
-    found: list[dict] = []
-    while True:
-        known = History(space, (Objective("a", (0.0, 1.0)),), (), {}, 4, 10, len(found))
-        proposals = strategy.propose(known, 1, seed=len(found))
-        if not proposals:
-            return found
-        found.append(dict(proposals[0].params))
+    made: list[Proposal] = []
+    while proposals := strategy.propose(history(space, made), 1, seed=len(made)):
+        made += proposals
+    return [dict(proposal.params) for proposal in made]
 
 
 def test_every_combination_once():
@@ -52,10 +70,61 @@ def test_the_order_is_shuffled_and_always_the_same():
 
 def test_several_at_once_are_the_next_ones():
     space = {"x": FloatRange(0.0, 1.0)}
-    known = History(space, (), (), {}, 4, 10, 2)
-    several = [dict(p.params) for p in Grid().propose(known, 2, 0)]
-    assert several == everything(Grid(), space)[2:4]
-    assert len(Grid().propose(History(space, (), (), {}, 4, 10, 4), 3, 0)) == 1
+    made = [Proposal(params) for params in everything(Grid(), space)]
+    assert Grid().propose(history(space, made[:2]), 2, 0) == made[2:4]
+    assert len(Grid().propose(history(space, made[:4]), 3, 0)) == 1
+    assert Grid().propose(history(space, made[1:]), 3, 0) == made[:1]
+
+
+def test_what_else_is_proposed_counts_for_no_combination():
+    """But what another strategy has tried from scratch need not be tried again."""
+    space = {"w": Simplex(("a", "b")), "c": Choice((1, True))}
+    made = [Proposal(params) for params in everything(Grid(divisions=2), space)]
+    assert len(made) == 6
+    first, *others = made
+    start = Start(((0, 4),), (1.0,))
+    strange = [
+        Proposal(first.params, start),
+        Proposal(first.params, start, steps=0),
+        Proposal(first.params, steps=2),
+        Proposal(first.params, settings={"training.warmup": 2}),
+        Proposal({**first.params, "w": {"a": 0.3, "b": 0.7}}),
+    ]
+    assert Grid(divisions=2).propose(history(space, strange), 9, 0) == made
+    assert Grid(divisions=2).propose(history(space, [*strange, first]), 9, 0) == others
+    turned = Proposal({"c": first.params["c"], "w": dict(reversed(first.params["w"].items()))})
+    assert Grid(divisions=2).propose(history(space, [turned]), 9, 0) == others
+
+
+class Mixing(Strategy):
+    """Mixes two trials half and half."""
+
+    name = "mixing"
+    corners_first = False
+
+    def propose(self, history, n, seed):
+        kept = list(dict.fromkeys((o.trial, o.step) for o in history.observations if o.kept))
+        params = history.observations[0].params
+        return [Proposal(params, Start(tuple(kept[:2]), (0.5, 0.5)), steps=0, reason="a try")]
+
+
+def test_a_run_tries_each_combination_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Around a trial that fails, a soup, and what another strategy proposed."""
+    monkeypatch.setenv("QUICK_FAULTS", '[{"trial": 1, "step": 1, "kind": "raise"}]')
+    study = quick_study(
+        "search.strategy={grid: {divisions: 4}}",
+        "search.space={weighting.preference: simplex}",
+        "search.rungs=[]",
+    )
+    quick_run(tmp_path / "mine", study=study, trials=3)
+    quick_run(tmp_path / "mine", study=study, trials=4, strategy=Mixing())
+    quick_run(tmp_path / "mine", study=study, trials=5, strategy=Random())
+    run = quick_run(tmp_path / "mine", study=study, trials=20).run
+    assert [t.outcome for t in run.trials.values()] == ["finished", "failed", *["finished"] * 5]
+    assert run.trials[3].proposal.steps == 0
+    weights = [t.proposal.params["weighting.preference"]["a"] for t in run.trials.values()]
+    counts = Counter(weights[:3] + weights[5:])
+    assert counts == dict.fromkeys((0.0, 0.25, 0.5, 0.75, 1.0), 1)
 
 
 def test_integers_that_round_to_the_same_are_one():

@@ -14,11 +14,11 @@ import random
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from moalign.components import Strategy
 from moalign.maths.simplex import from_uniforms, to_uniforms
+from moalign.strategies.kept import with_proposal
 from moalign.types import FloatRange, History, IntRange, Parameter, Proposal, Simplex
 
 if TYPE_CHECKING:
@@ -71,10 +71,8 @@ class OptunaStrategy(Strategy):
         space = Space(history.space, self.coordinates)
         proposals: list[Proposal] = []
         for _ in range(n):
-            number = history.proposed
-            proposals.append(self._ask(history, space, own_seed(seed, number)))
-            pending = {**history.pending, number: proposals[-1]}
-            history = replace(history, pending=pending, proposed=number + 1)
+            proposals.append(self._ask(history, space, own_seed(seed, history.proposed)))
+            history = with_proposal(history, proposals[-1])
         return proposals
 
     def _ask(self, history: History, space: Space, seed: int) -> Proposal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,6 +46,19 @@ MaxHours = Annotated[
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop if a tracker or plugin hook fails.")]
 
+ExecutorName = Annotated[
+    str | None,
+    typer.Option(
+        "--executor",
+        metavar="NAME",
+        help="Run segments with this executor; --set executor.OPTION=VALUE sets its options.",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Join this cluster, with --executor ray."),
+]
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
@@ -68,6 +82,8 @@ def pareto(
         typer.Option(min=1, metavar="N", help="Trials in all; more than before adds some."),
     ] = None,
     max_hours: MaxHours = None,
+    executor: ExecutorName = None,
+    address: Address = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would run, and stop.")] = False,
     strict: Strict = False,
 ) -> None:
@@ -75,7 +91,7 @@ def pareto(
 
     The same command goes on with an interrupted run, and shows the front of a finished one.
     """
-    loaded = load_study(study, plugin, set_ or ())
+    loaded = load_study(study, plugin, [*where_segments_run(executor, address), *(set_ or ())])
     folder = run_folder(out, loaded.name if run is None else run)
     if plan:
         _print_plan(loaded, folder, trials)
@@ -92,15 +108,24 @@ def train(
     run: RunName = None,
     out: Out = RUNS,
     max_hours: MaxHours = None,
+    executor: ExecutorName = None,
+    address: Address = None,
     strict: Strict = False,
 ) -> None:
     """Train one policy, without a search.
 
     The study's own settings make a run of one trial; --set changes them.
     """
-    loaded = load_study(study, plugin, [*SINGLE, *(set_ or ())])
+    single = [*SINGLE, *where_segments_run(executor, address)]
+    loaded = load_study(study, plugin, [*single, *(set_ or ())])
     folder = run_folder(out, f"{loaded.name}-train" if run is None else run)
     _run(loaded, folder, trials=None, max_hours=max_hours, strict=strict)
+
+
+def where_segments_run(executor: str | None, address: str | None) -> list[str]:
+    """Return the overrides that say where segments run."""
+    named = [] if executor is None else [f"executor={executor}"]
+    return [*named, *([] if address is None else [f"executor.address={json.dumps(address)}"])]
 
 
 def load_study(name: str, plugin_files: list[Path] | None, overrides: Sequence[str]) -> Study:

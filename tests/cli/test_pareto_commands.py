@@ -285,6 +285,14 @@ def test_train_is_one_trial_without_a_search(moalign: Moalign, tmp_path: Path) -
         (["--set", "training.steps"], "--set training.steps: write --set path=value"),
         (["--set", "weighting=fixd"], "no weighting is called 'fixd'"),
         (["--plugin", "nothing.py"], "nothing.py: there is no Python file of this name"),
+        (
+            ["--executor", "prozesses"],
+            "no executor is called 'prozesses'; did you mean 'processes'",
+        ),
+        (
+            ["--executor", "local", "--address", "head:6379"],
+            "executor local has no option 'address'",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(moalign: Moalign, options: list[str], text: str) -> None:
@@ -292,6 +300,25 @@ def test_mistakes_are_one_sentence(moalign: Moalign, options: list[str], text: s
     assert done.exit_code == 2
     assert text in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_where_segments_run_is_an_option(moalign: Moalign, tmp_path: Path) -> None:
+    """The study, whose executor is local, stays what it is; --set has the last word."""
+    given = ["--executor", "processes", "--set", "executor.workers=2"]
+    assert moalign("pareto", *given, "--trials", 2).exit_code == 0
+    record = tmp_path / "runs" / "quick" / "events.jsonl"
+    opened = json.loads(record.read_text().splitlines()[0])
+    assert opened["study"]["executor"] == {"processes": {"workers": 2, "timeout": None}}
+    assert moalign("pareto", "--trials", 3).exit_code == 0
+    assert moalign("train", *given).exit_code == 0
+
+
+def test_an_address_goes_to_the_executor_as_it_is_written() -> None:
+    from moalign.cli.pareto import load_study, where_segments_run
+
+    for address in ("10.0.0.1:6379", "[::1]:6379", "auto"):
+        study = load_study("restaurants", None, where_segments_run("ray", address))
+        assert study.data["executor"]["ray"]["address"] == address
 
 
 def test_a_study_that_is_not_there(moalign: Moalign) -> None:

@@ -27,13 +27,13 @@ class Nsga2(GeneticStrategy):
     Source: Deb, Pratap, Agarwal, Meyarivan 2002, "A fast and elitist multiobjective genetic
     algorithm: NSGA-II". Differs: uniform crossover and drawing anew, Optuna's defaults, instead of
     simulated binary crossover and polynomial mutation, which were better on one of four small
-    problems, and worse on that of weights; one child of two parents instead of two; no child is
-    tried twice.
+    problems, and worse on that of weights; one child of two parents instead of two; a child that
+    is known already is made again, up to 20 times.
 
     For hundreds of trials with up to three objectives, many parameters and choices among them. With
-    few trials `gp` is far ahead (of BraninCurrin's hypervolume it reaches .94 in 40 trials; this
-    has .39 after 60, random search .25), and generations have to be small. Three objectives,
-    their weights and a rate, hypervolume after 16, 32 and 60 trials, the first four being corners
+    few trials a model is far ahead (of BraninCurrin's hypervolume this reaches .39 in 60 trials,
+    random search .25, and Optuna's ``GPSampler``, which `gp` asks, .94 in 40), and generations have
+    to be small. Three objectives, their weights and a rate, hypervolume after 16, 32 and 60 trials, the first four being corners
     and centre: .332, .372 and .406 with a population of 6; .320, .367 and .399 with 8; .304, .321
     and .343 with Optuna's 50; .307, .324 and .345 at random (standard errors .002).
 

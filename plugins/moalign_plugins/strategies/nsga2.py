@@ -33,9 +33,10 @@ class Nsga2(GeneticStrategy):
     For hundreds of trials with up to three objectives, many parameters and choices among them. With
     few trials a model is far ahead (of BraninCurrin's hypervolume this reaches .39 in 60 trials,
     random search .25, and Optuna's ``GPSampler``, which `gp` asks, .94 in 40), and generations have
-    to be small. Three objectives, their weights and a rate, hypervolume after 16, 32 and 60 trials, the first four being corners
-    and centre: .332, .372 and .406 with a population of 6; .320, .367 and .399 with 8; .304, .321
-    and .343 with Optuna's 50; .307, .324 and .345 at random (standard errors .002).
+    to be small. Three objectives, their weights and a rate, hypervolume after 16, 32 and 60 trials,
+    the first four being corners and centre: .332, .372 and .406 with a population of 6; .320, .367
+    and .399 with 8; .304, .321 and .343 with Optuna's 50; .307, .324 and .345 at random (standard
+    errors .002).
 
     Takes some 10 to 50 ms of a CPU for 40 to 200 results.
 

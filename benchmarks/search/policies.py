@@ -21,6 +21,7 @@ from benchmarks.search.entries import source
 from benchmarks.search.part import Mode, Part, Planned, Room
 from benchmarks.search.policies_report import FULL, GRID, SMALL
 from moalign import hookimpl, pareto, plugins
+from moalign.components import Strategy
 from moalign.plugins import Catalogue
 from moalign.search.archive import Run
 from moalign.search.artifacts import ensure_base
@@ -29,7 +30,8 @@ from moalign.search.folders import RunFolder
 from moalign.study import bundled
 from moalign.study.loading import load
 from moalign.study.study import Study
-from moalign.types import Observation
+from moalign.types import History, Observation, Proposal
+from moalign_plugins.strategies.soups import Soups
 
 BEDS: Final[Mapping[str, tuple[str, ...]]] = {"quick": (), "full": ("arithmetic", "restaurants")}
 SEEDS: Final = 3
@@ -49,29 +51,29 @@ class Method:
     """A way to search.
 
     Attributes:
-        overrides: of the study, beside :data:`PLAIN`.
-        strategies: whose sources the result depends on.
-        steps: it stops at so many training steps in all, or sooner if nothing is left to propose.
+        strategy: as a study gives it.
+        parts: the strategies that it is made of, whose sources the result depends on.
+        steps: training steps that all of its trials may take together.
+        soups: measured at the end.
     """
 
-    overrides: tuple[str, ...]
-    strategies: tuple[str, ...]
+    strategy: str
+    parts: tuple[str, ...]
     steps: int
+    soups: int = 0
 
 
 WHOLE: Final = 600
 """Training steps of the grid: 15 weights, 40 steps each."""
 
 METHODS: Final[Mapping[str, Method]] = {
-    GRID: Method(("search.strategy={grid: {divisions: 4}}",), ("grid",), WHOLE),
-    "random": Method(("search.strategy=random",), ("random",), WHOLE),
+    GRID: Method("{grid: {divisions: 4}}", ("grid",), WHOLE),
+    "random": Method("random", ("random",), WHOLE),
     FULL: Method(
-        (
-            "search.strategy={soups: {every: 2, strategy: {continuation: {strategy: gp, after: 4, "
-            "steps: 12}}}}",
-        ),
-        ("soups", "continuation", "gp"),
+        "{continuation: {strategy: {gp: {startup: 4}}, after: 4, steps: 12}}",
+        ("continuation", "gp", "soups"),
         SMALL,
+        soups=12,
     ),
 }
 
@@ -82,9 +84,10 @@ def plan(mode: Mode, catalogue: Catalogue) -> list[Planned]:
         Planned(
             Cell(PART.name, bed, entry, seed),
             {
-                "overrides": [*PLAIN, *method.overrides, f"seed={seed}"],
+                "overrides": [*PLAIN, f"search.strategy={method.strategy}", f"seed={seed}"],
                 "steps": method.steps,
-                "sources": [source(catalogue, name) for name in method.strategies],
+                "soups": method.soups,
+                "sources": [source(catalogue, name) for name in method.parts],
             },
         )
         for bed in BEDS[mode.name]
@@ -95,18 +98,24 @@ def plan(mode: Mode, catalogue: Catalogue) -> list[Planned]:
 
 def run(planned: Planned, room: Room) -> dict[str, Any]:
     """Search, a trial at a time, and return the front at each number of trials."""
-    study = load(*bundled.read(planned.cell.bed), plugins.load(), planned.settings["overrides"])
+    settings = planned.settings
+    study = load(*bundled.read(planned.cell.bed), plugins.load(), settings["overrides"])
     folder = room.folder / "run"
     _share_artifacts(study, folder, room.folder.parents[2] / "artifacts")
-    most, fronts = planned.settings["steps"], list[dict[str, Any]]()
-    steps = _Steps(room.told)
-    while True:
-        state = run_study(study, folder, trials=len(fronts) + 1, listeners=[steps]).run
-        # More than one if an interrupted cell goes on, none if nothing is left to propose.
-        new = range(len(fronts), len(state.trials))
-        fronts += [_front(state, number + 1) for number in new]
-        if not new or fronts[-1]["steps"] >= most:
-            break
+    stages: list[Strategy] = [Within(study.strategy, settings["steps"])]
+    if settings["soups"]:
+        stages.append(Soups(count=settings["soups"]))
+    fronts, counted = list[dict[str, Any]](), _Steps(room.told)
+    for strategy in stages:
+        while True:
+            state = run_study(
+                study, folder, trials=len(fronts) + 1, strategy=strategy, listeners=[counted]
+            ).run
+            # More than one if an interrupted cell goes on, none if nothing is left to propose.
+            new = range(len(fronts), len(state.trials))
+            if not new:
+                break
+            fronts += [_front(state, number + 1) for number in new]
     names = [o.name for o in study.front_objectives]
     return {
         "objectives": names,
@@ -117,6 +126,32 @@ def run(planned: Planned, room: Room) -> dict[str, Any]:
         ],
         "fronts": fronts,
     }
+
+
+class Within(Strategy):
+    """Proposes what another strategy does, while the steps of all trials stay within a number."""
+
+    name = "within"
+
+    def __init__(self, strategy: Strategy, steps: int) -> None:
+        """Take the other strategy, and how many steps there are."""
+        self.strategy = strategy
+        self.steps = steps
+        self.corners_first = strategy.corners_first  # type: ignore[misc]
+
+    def propose(self, history: History, n: int, seed: int) -> list[Proposal]:
+        """Return the other's proposals as long as they can be afforded; then none."""
+        made = [*history.made.values()]
+        found: list[Proposal] = []
+        for proposal in self.strategy.propose(history, n, seed):
+            if sum(_length(p, history) for p in [*made, *found, proposal]) > self.steps:
+                break
+            found.append(proposal)
+        return found
+
+
+def _length(proposal: Proposal, history: History) -> int:
+    return history.steps if proposal.steps is None else proposal.steps
 
 
 class _Steps:

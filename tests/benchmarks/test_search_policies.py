@@ -109,14 +109,20 @@ def test_a_cell_is_a_search_by_the_driver(tmp_path: Path, monkeypatch: pytest.Mo
     room.folder.mkdir(parents=True)
     told: list[int] = []
     room.told = told.append
-    found = policies.run(Planned(cell, {**planned.settings, "steps": 50}), room)
+    found = policies.run(Planned(cell, {**planned.settings, "steps": 66, "soups": 2}), room)
     fronts = found["fronts"]
     assert [front["trials"] for front in fronts] == list(range(1, len(fronts) + 1))
-    assert fronts[-1]["steps"] >= 50 > fronts[-2]["steps"]
+    # Three corners and the centre of 13 steps; then 12 more, or 13 from scratch again.
+    assert [front["steps"] for front in fronts[:4]] == [13, 26, 39, 52]
+    taken = fronts[4]["steps"]
+    assert taken in (52 + 12, 52 + 13)
+    # The rest are soups, which take none.
+    assert len(fronts) > 5
+    assert all(front["steps"] == taken for front in fronts[5:])
     assert told[-1] == fronts[-1]["steps"]
     assert all(set(p) >= {"validation", "test"} for f in fronts for p in f["points"])
     # An interrupted cell goes on with what is there, and another one finds the base policy.
-    again = policies.run(Planned(cell, {**planned.settings, "steps": 50}), room)
+    again = policies.run(Planned(cell, {**planned.settings, "steps": 66, "soups": 2}), room)
     assert again == found
     artifacts = tmp_path / "out" / "artifacts"
     assert sum(path.is_dir() for path in artifacts.iterdir()) == 1

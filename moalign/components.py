@@ -582,8 +582,9 @@ class Strategy(Component):
 
     @abstractmethod
     def propose(self, history: History, n: int, seed: int) -> list[Proposal]:
-        """Return at most ``n`` proposals; fewer only if the space is exhausted.
+        """Return at most ``n`` proposals; fewer only if there is nothing left to propose.
 
+        The host asks again once more is known, and ends the search when nothing runs any more.
         Equal arguments give equal proposals.
         """
 

@@ -131,6 +131,7 @@ class _Driver:
     running: dict[tuple[int, int, Split], SegmentTask] = field(default_factory=dict)
     known: int = 0
     exhausted: bool = False
+    awaited: int = 0  # trials more than usual whose results the next proposal waits for
     front: tuple[Observation, ...] = ()
     pruned: set[tuple[int, int, str]] = field(default_factory=set)
 
@@ -355,11 +356,13 @@ class _Driver:
         if self.exhausted or number >= self.total or not self._has_turn(number):
             return False
         proposal = proposals.make(
-            self.study, self.strategy, self.run, self._visible(number), self.total
+            self.study, self.strategy, self.run, self._visible(number, self.awaited), self.total
         )
-        if proposal is None:
-            self.exhausted = True
-            return False
+        if proposal is None:  # what is not known yet may change that
+            self.exhausted = self.awaited >= self._workers - 1
+            self.awaited += 1
+            return not self.exhausted
+        self.awaited = 0
         proposed = events.Proposed(time.time(), number, proposal)
         self.record.append(proposed)
         self.announce.trial_started(self.run.trials[number])
@@ -367,14 +370,20 @@ class _Driver:
 
     def _has_turn(self, number: int) -> bool:
         if self.run.logical:
-            seen = self._visible(number)
+            seen = self._visible(number, self.awaited)
             return all(self.run.trials[trial].outcome for trial in seen)
-        return sum(1 for _ in self.run.live()) < self.executor.workers
+        return sum(1 for _ in self.run.live()) < self._workers - self.awaited
 
-    def _visible(self, number: int) -> range:
-        """Return the trials whose results proposal ``number`` is made from."""
+    @property
+    def _workers(self) -> int:
+        """How many trials run at once; in logical order that of the run's beginning, always."""
+        return self.run.opened[0].workers if self.run.logical else self.executor.workers
+
+    def _visible(self, number: int, more: int = 0) -> range:
+        """Return the trials whose results proposal ``number`` is made from, or a few more."""
         if self.run.logical:
-            return range(max(0, number - self.run.opened[0].workers + 1, self.known))
+            usual = max(0, number - self._workers + 1, self.known)
+            return range(min(number, usual + more))
         return range(number)
 
     def _prune(self) -> None:

@@ -277,6 +277,17 @@ def test_corners_and_soups_of_them(tmp_path):
     assert {(o.trial, o.step) for o in run.front()} <= set(run.tests)
 
 
+@pytest.mark.parametrize("order", ["logical", "arrival"])
+def test_with_a_worker_for_every_corner_soups_wait_for_what_they_are_made_of(tmp_path, order):
+    """None can be proposed while the corners are under way, and that is not the end."""
+    given = study("soups", "search.trials=12", f"search.order={order}")
+    run = quick_run(tmp_path / "mine", study=given, executor=Workers(4)).run
+    totals = [t.total for t in run.trials.values()]
+    assert totals[:4] == [6, 6, 6, 0]
+    assert len(totals) >= 9, "at least those that one worker finds"
+    assert not any(totals[3:])
+
+
 def test_soups_and_continuation_within_a_search(tmp_path):
     both = "{soups: {strategy: {continuation: {strategy: random, steps: 3, after: 3}}, every: 3}}"
     whole = quick_run(tmp_path / "whole", study=study(both, "search.trials=12")).run
@@ -294,14 +305,14 @@ def test_soups_and_continuation_within_a_search(tmp_path):
     assert archive(resumed.run)["trials"] == archive(whole)["trials"]
 
 
-class Pairs(Local):
-    """Two workers as far as the driver can tell."""
+class Workers(Local):
+    """Several workers as far as the driver can tell."""
 
-    name = "pairs"
+    name = "workers"
 
-    def __init__(self):
+    def __init__(self, workers):
         super().__init__()
-        self.workers = 2
+        self.workers = workers
 
 
 def test_added_to_a_finished_run_they_know_all_of_it(tmp_path):
@@ -317,8 +328,10 @@ def test_added_to_a_finished_run_they_know_all_of_it(tmp_path):
             return super().propose(history, n, seed)
 
     plain = study("random", "search.trials=4")
-    quick_run(tmp_path / "mine", study=plain, executor=Pairs())
-    more = quick_run(tmp_path / "mine", study=plain, executor=Pairs(), trials=7, strategy=Noted())
+    quick_run(tmp_path / "mine", study=plain, executor=Workers(2))
+    more = quick_run(
+        tmp_path / "mine", study=plain, executor=Workers(2), trials=7, strategy=Noted()
+    )
     assert {o.trial for o in seen_by[0].observations} == {0, 1, 2, 3}
     assert seen_by[0].pending == {}
     assert [t.total for t in more.run.trials.values()] == [6] * 4 + [0] * 3

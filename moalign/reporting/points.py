@@ -63,7 +63,7 @@ class Point:
         trial: its number; :data:`moalign.BASE` for the base policy.
         step: training steps taken.
         condition: the weights written into the prompts, or None.
-        params: the proposal's parameters.
+        params: the proposal's parameters, as far as its settings leave them standing.
         weights: what the objectives were weighted by, the condition included; None if the
             weighting has no preference.
         cost: tokens the trial had spent.
@@ -227,7 +227,7 @@ def _point(run: Run, seen: Observation, front: bool) -> Point:
         trial=seen.trial,
         step=seen.step,
         condition=seen.condition,
-        params=seen.params,
+        params={path: value for path, value in seen.params.items() if path in values},
         weights=seen.condition or values.get(PREFERENCE) or own,
         cost=seen.cost,
         front=front,

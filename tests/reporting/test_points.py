@@ -65,6 +65,18 @@ def test_a_trial_with_a_weighting_of_its_own_has_no_weights(make_run: MakeRun) -
     assert (first.weights, bool(second.weights)) == (None, True)
 
 
+def test_parameters_that_settings_replace_are_not_shown(make_run: MakeRun) -> None:
+    run = make_run()
+    proposal = run.trials[0].proposal
+    proposal.params["weighting.temperature"] = 0.5
+    kept = {path for path in proposal.params if not path.startswith("weighting.")}
+    proposal.settings["weighting"] = {"lagrangian": {"primary": "a"}}
+    point = read_points(run).points[0]
+    assert set(point.settings()) == kept
+    proposal.settings.clear()
+    assert set(read_points(run).points[0].settings()) == {*kept, "weighting.temperature"}
+
+
 def test_monitored_objectives_are_measured_but_no_axis(make_run: MakeRun) -> None:
     objectives = (
         Objective("a", (0.0, 1.0)),

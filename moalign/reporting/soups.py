@@ -1,4 +1,4 @@
-"""How a preference is answered by a soup: a mixture of trained policies' weights."""
+"""How a preference is answered by a soup: an average of trained policies' weights."""
 
 from __future__ import annotations
 

@@ -226,7 +226,7 @@ def mixed_params(
     params_N: Sequence[Mapping[str, Any]],
     shares_N: Sequence[float],
 ) -> dict[str, Any]:
-    """Return parameters that stand for a mixture of policies.
+    """Return parameters that stand for a soup of policies.
 
     Weights are mixed by the shares; any other value is that of the largest share, of equal ones
     the first.

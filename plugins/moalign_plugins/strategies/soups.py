@@ -34,7 +34,7 @@ from moalign.types import History, Observation, Proposal, Start
 
 Floats = NDArray[np.float64]
 
-Mixture = tuple[tuple[Checkpoint, Fraction], ...]
+Parts = tuple[tuple[Checkpoint, Fraction], ...]
 """What is mixed with which share; rising by trial and step, the shares sum to 1."""
 
 
@@ -168,23 +168,23 @@ class Soups(Strategy):
 
     def _soup(self, history: History) -> Proposal | None:
         """Return the soup that is to be tried next, or None if there is none."""
-        tried = {_mixture(p.start): p for p in proposals_so_far(history).values() if is_soup(p)}
+        tried = {_parts(p.start): p for p in proposals_so_far(history).values() if is_soup(p)}
         offers, policies = self._offers(history)
         mine = [m for m in tried if {where for where, _ in m} <= set(policies)]
         count = len(tried if self.preference is None else mine)
         if self.count is not None and count >= self.count:
             return None
-        left = [offer for offer in offers if offer.mixture not in tried]
+        left = [offer for offer in offers if offer.parts not in tried]
         if not left:
             return None
-        best = min(left, key=lambda offer: (*offer.order, offer.mixture))
-        shares = [float(share) for _, share in best.mixture]
-        ingredients = [policies[where] for where, _ in best.mixture]
+        best = min(left, key=lambda offer: (*offer.order, offer.parts))
+        shares = [float(share) for _, share in best.parts]
+        ingredients = [policies[where] for where, _ in best.parts]
         return Proposal(
             params=mixed_params(history.space, [o.params for o in ingredients], shares),
-            start=Start(tuple(where for where, _ in best.mixture), tuple(shares)),
+            start=Start(tuple(where for where, _ in best.parts), tuple(shares)),
             steps=0,
-            reason=f"mixes {_said(best.mixture, ingredients)}, {best.reason}",
+            reason=f"mixes {_said(best.parts, ingredients)}, {best.reason}",
         )
 
     def _offers(self, history: History) -> tuple[list[_Offer], dict[Checkpoint, Observation]]:
@@ -233,13 +233,13 @@ class Soups(Strategy):
         for size in (2, 3):
             for group in itertools.combinations(worth, size):
                 for shares in _shares(size, self.divisions):
-                    parts = math.lcm(*(share.denominator for share in shares))
+                    pieces = math.lcm(*(share.denominator for share in shares))
                     mean = sum(float(s) * v.mean for s, (_, v) in zip(shares, group, strict=True))
                     points = [checkpoint(o) for o, _ in group]
                     offers.append(
                         _Offer(
                             _sorted(zip(points, shares, strict=True)),
-                            (parts, -round(mean, 9)),
+                            (pieces, -round(mean, 9)),
                             f"of the {len(worth)} trained policies that are worth most to {told}",
                         )
                     )
@@ -251,12 +251,12 @@ class _Offer:
     """A soup that might be tried.
 
     Attributes:
-        mixture: of what.
+        parts: of what.
         order: the smallest is tried first.
         reason: why, for people.
     """
 
-    mixture: Mixture
+    parts: Parts
     order: tuple[float, ...]
     reason: str
 
@@ -308,16 +308,16 @@ def _shares(size: int, divisions: int) -> Iterator[tuple[Fraction, ...]]:
             yield shares
 
 
-def _mixture(start: Start) -> Mixture:
+def _parts(start: Start) -> Parts:
     shares = [Fraction(share).limit_denominator(1000) for share in start.shares]
     return _sorted(zip(start.points, shares, strict=True))
 
 
-def _sorted(mixed: Any) -> Mixture:
+def _sorted(mixed: Any) -> Parts:
     return tuple(sorted(((trial, step), share) for (trial, step), share in mixed))
 
 
-def _said(mixture: Mixture, ingredients: Sequence[Observation]) -> str:
-    """Return a mixture as text: ``1/4 t03 and 3/4 t07``."""
-    parts = [f"{s} {point_name(o)}" for (_, s), o in zip(mixture, ingredients, strict=True)]
-    return f"{', '.join(parts[:-1])} and {parts[-1]}"
+def _said(parts: Parts, ingredients: Sequence[Observation]) -> str:
+    """Return what a soup is made of as text: ``1/4 t03 and 3/4 t07``."""
+    said = [f"{s} {point_name(o)}" for (_, s), o in zip(parts, ingredients, strict=True)]
+    return f"{', '.join(said[:-1])} and {said[-1]}"

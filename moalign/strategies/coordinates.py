@@ -185,9 +185,7 @@ def _decode(dimension: Parameter, columns: Sequence[float]) -> Any:
         total = math.fsum(columns)
         if total <= 0:
             columns, total = [1.0] * len(columns), float(len(columns))
-        return {
-            name: column / total for name, column in zip(dimension.names, columns, strict=True)
-        }
+        return {name: column / total for name, column in zip(dimension.names, columns, strict=True)}
     if isinstance(dimension, Choice):
         if len(columns) == 1:
             return dimension.options[int(columns[0] >= 0.5)]

@@ -67,7 +67,7 @@ def hypervolume_improvement(
     from botorch.utils.safe_math import logmeanexp
 
     class Cells(torch.nn.Module):
-        def __init__(self, ref_point: Tensor, Y: Tensor) -> None:  # noqa: N803
+        def __init__(self, ref_point: Tensor, Y: Tensor) -> None:
             super().__init__()
             boxes = undominated(Y.tolist(), ref_point.tolist())
             self.bounds = torch.tensor(boxes, dtype=Y.dtype).transpose(0, 1)
@@ -77,23 +77,25 @@ def hypervolume_improvement(
 
     class Improvement(qLogNoisyExpectedHypervolumeImprovement):
         @property
-        def p_class(self) -> type:
+        def p_class(self) -> Any:
             """What cuts the space above sampled fronts; BoTorch's is fast for two objectives."""
-            return FastNondominatedPartitioning if len(self.ref_point) == 2 else Cells
+            axes = len(self.get_buffer("ref_point"))
+            return FastNondominatedPartitioning if axes == 2 else Cells
 
         @p_class.setter
-        def p_class(self, given: type) -> None:
-            """Take no other."""
+        def p_class(self, given: Any) -> None:
+            """Keep to it, whatever BoTorch's constructor sets."""
 
-        def _compute_log_qehvi(self, samples: Tensor, X: Tensor | None = None) -> Tensor:  # noqa: N803
+        def _compute_log_qehvi(self, samples: Tensor, X: Tensor | None = None) -> Tensor:  # noqa: ARG002
             """Return the values of n points from ``[S, n, 1, K]`` samples."""
-            lower_SCK = self.cell_lower_bounds.unsqueeze(1)
-            upper_SCK = self.cell_upper_bounds.unsqueeze(1).clamp_max(UNBOUNDED)
+            lower_SCK = self.get_buffer("cell_lower_bounds").unsqueeze(1)
+            upper_SCK = self.get_buffer("cell_upper_bounds").unsqueeze(1).clamp_max(UNBOUNDED)
             sides = _smooth(samples - lower_SCK) - _smooth(samples - upper_SCK)
             gains = sides.prod(-1).sum(-1).clamp_min(1e-300).log()
             if self.constraints is not None:
+                eta = self.get_buffer("eta")
                 gains = gains + compute_smoothed_feasibility_indicator(
-                    self.constraints, samples, self.eta, log=True, fat=True
+                    self.constraints, samples, eta, log=True, fat=True
                 ).squeeze(-1)
             return logmeanexp(gains, dim=0)
 

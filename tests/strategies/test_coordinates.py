@@ -23,8 +23,7 @@ COORDINATES = Coordinates(SPACE)
 def drawn(count: int, coordinates: Coordinates = COORDINATES) -> list[list[float]]:
     rng = random.Random(0)
     return [
-        coordinates.drawn([rng.random() for _ in range(coordinates.uniforms)])
-        for _ in range(count)
+        coordinates.drawn([rng.random() for _ in range(coordinates.uniforms)]) for _ in range(count)
     ]
 
 
@@ -70,7 +69,14 @@ def test_corners_are_points_like_any_other():
 
 def test_integers_own_the_half_unit_around_them():
     space = Coordinates({"n": IntRange(4, 6)})
-    assert [space.params([u])["n"] for u in (0.0, 0.32, 0.34, 0.66, 0.67, 1.0)] == [4, 4, 5, 5, 6, 6]
+    assert [space.params([u])["n"] for u in (0.0, 0.32, 0.34, 0.66, 0.67, 1.0)] == [
+        4,
+        4,
+        5,
+        5,
+        6,
+        6,
+    ]
     assert space.legal([0.4]) == pytest.approx([0.5])
 
 

@@ -72,7 +72,7 @@ class BoTorch(Strategy):
 
     name: ClassVar[str] = "botorch"
 
-    def __init__(self, *, startup: Annotated[int, Ge(1)] = 6) -> None:
+    def __init__(self, *, startup: Annotated[int, Ge(1)] = 5) -> None:
         """Take the number of trials without a model.
 
         Args:
@@ -202,7 +202,8 @@ class _Known:
         import torch
         from torch.quasirandom import SobolEngine
 
-        engine = SobolEngine(self.coordinates.uniforms, scramble=True, seed=seed)
+        count = self.coordinates.uniforms
+        engine = SobolEngine(count, scramble=True, seed=seed)  # type: ignore[no-untyped-call]
         drawn = engine.draw(SPREAD, dtype=torch.double).tolist()
         known = [*self.rows, *open_]
         return max(
@@ -229,7 +230,7 @@ def _numerical() -> tuple[type[Exception], ...]:
     """Return what BoTorch raises where numbers defeat it."""
     from botorch.exceptions.errors import ModelFittingError, OptimizationGradientError
     from linear_operator.utils.errors import NanError, NotPSDError
-    from torch.linalg import LinAlgError
+    from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
     return ModelFittingError, OptimizationGradientError, NanError, NotPSDError, LinAlgError
 
@@ -256,16 +257,19 @@ def _alone() -> Iterator[Callable[[int], object]]:
     from gpytorch.utils.warnings import GPInputWarning, NumericalWarning
     from threadpoolctl import threadpool_limits
 
+    numerical = (BotorchWarning, GPInputWarning, NumericalWarning)
     state, threads = torch.random.get_rng_state(), torch.get_num_threads()
     kernel = logei._C, logei._load_attempted
     torch.set_num_threads(1)
     logei._C, logei._load_attempted = None, True
     try:
-        # Recorded, not filtered: BoTorch shows some whatever the filters are.
         with threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
+            for category in numerical:
+                warnings.simplefilter("ignore", category)
             yield torch.default_generator.manual_seed
+        # BoTorch shows some whatever the filters are; all others are for people.
         for one in caught:
-            if not issubclass(one.category, BotorchWarning | GPInputWarning | NumericalWarning):
+            if not issubclass(one.category, numerical):
                 warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
     finally:
         logei._C, logei._load_attempted = kernel

@@ -254,7 +254,7 @@ def earlier_run(study: Study, folder: Path) -> Run | None:
 def is_finished(run: Run, trials: int) -> bool:
     """Return True if the last command left nothing to do, the report included."""
     enough = run.closed == "finished" and run.opened[-1].trials >= trials
-    return enough and (run.folder.path / "report.md").is_file()
+    return enough and (run.folder.path / "report.md").is_file() and not run.lost()
 
 
 def write_all(study: Study, run: Run, console: Console) -> Mapping[str, Path]:

@@ -208,12 +208,17 @@ def threshold_note(table: PointTable) -> str:
     if not limits:
         return ""
     told = ", ".join(f"{name} at least {value:g}" for name, value in limits.items())
-    note = f"* below the study's threshold ({told})"
+    note, met = f"* below the study's threshold ({told})", pick.meeting(table.front, limits)
     headings = _headings(table)
     own = [headings[path] for name in limits if (path := f"objectives.{name}.at_least") in headings]
-    if not own:
-        return note
-    return f"{note}, which picks keep to; what a trial was to keep stands under {', '.join(own)}"
+    if own and met:
+        note += ", which picks keep to"
+    if own:
+        note += f"; what a trial was to keep stands under {', '.join(own)}"
+    if not met:
+        all_of, them = ("it", "it") if len(limits) == 1 else ("them all", "them")
+        note += f"; no point meets {all_of}, so picks leave {them} aside"
+    return note
 
 
 def before_note(table: PointTable) -> str:

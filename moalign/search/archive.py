@@ -276,6 +276,19 @@ class Run:
             0.0 if o.reference is None else o.normalise(o.reference) for o in self.front_objectives
         )
 
+    def lost(self) -> list[tuple[int, int]]:
+        """Return the checkpoints that somebody has deleted, as far as they are of use.
+
+        That is their measurements and, of points on the front, their policy.
+        """
+        measured = [(t.number, step) for t in self.trials.values() for step in t.measured]
+        if self.base is not None:
+            measured.append((BASE, 0))
+        gone = [m for m in measured if not self.folder.measurements(*m, "validation").is_file()]
+        front = [(o.trial, o.step) for o in self.front()]
+        gone += [point for point in front if not self.folder.policy(*point).is_dir()]
+        return list(dict.fromkeys(gone))
+
     def measurements(self, trial: int, step: int, split: Split = "validation") -> Measurements:
         """Read what a checkpoint's folder holds: values per unit, and sample completions.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from moalign.errors import MoalignError, RecordError, StudyError
 from moalign.search import events, proposals, provenance, retention, stopping
 from moalign.search.announce import Announcer
 from moalign.search.archive import Run, Trial
+from moalign.search.asking import check_values
 from moalign.search.events import Outcome
 from moalign.search.folders import RunFolder
 from moalign.search.measurements import write_atomically
@@ -108,12 +110,12 @@ def run_study(
     own, strategy = strategy is None, strategy or study.strategy
     proposals.check(study, strategy, total)
     executor = executor or study.new_executor()
-    executor.open(segment)
     listeners = (*study.new_trackers(), *listeners)
     announce = Announcer(study.catalogue.manager, listeners, strict)
     deadline = math.inf if max_hours is None else time.monotonic() + 3600 * max_hours
     told = progress or (lambda _share, _words: None)
-    with Record(RunFolder(Path(folder))) as record:
+    executor.open(segment)
+    with contextlib.closing(executor), Record(RunFolder(Path(folder))) as record:
         driver = _Driver(study, record, strategy, executor, announce, total, deadline)
         driver.known = 0 if own else record.state.settled
         return driver.drive(lambda: prepare(study, record.state.folder, told), report)
@@ -144,13 +146,16 @@ class _Driver:
         """Open the run, do all there is to do, and leave it in order."""
         self._open()
         try:
-            if not (self.run.base and self._searched()) or self._untested():
+            if not (self.run.base and self._searched()) or self._untested() or self.run.lost():
                 prepare()
+            self._complete()
+            self.announce.replay(self.run)
             self._search()
             if not self._searched():
                 return self._leave("interrupted")
             if not self.front:
                 return self._leave("failed")
+            self._complete()
             self._test()
             return self._leave("finished", report(self.run) if report else {})
         except KeyboardInterrupt:
@@ -185,7 +190,11 @@ class _Driver:
             plugins=opened.plugins,
             revision=opened.revision,
         )
-        self.announce.replay(self.run)
+
+    def _complete(self) -> None:
+        """Make again what the record has and the disk has lost; trackers and the report read it."""
+        while self._make_again(self.run.lost()) or self.running:
+            self._wait()
 
     def _leave(self, outcome: Outcome, files: Mapping[str, Path] | None = None) -> Result:
         """Stop the workers, write down how the run was left, and say so."""
@@ -221,7 +230,9 @@ class _Driver:
     def _wait(self) -> None:
         for event in self.executor.wait(WAIT):
             if isinstance(event, StepEvent):
-                self.announce.step_ended(event)
+                trial = self.run.trials.get(event.trial)
+                if trial is None or event.step > trial.step:  # else it has been told
+                    self.announce.step_ended(event)
                 continue
             task = self.running.pop((event.trial, event.step, event.split))
             if isinstance(event, SegmentDone):
@@ -248,6 +259,8 @@ class _Driver:
     def _move(self, trial: Trial) -> bool:
         """Decide about a trial at its rung, or send it on to the next one."""
         step, rungs = trial.step, self.study.section.search.rungs
+        if not trial.measured and (gone := self._gone(trial)):
+            return self._make_again(gone)
         if step in rungs and step not in trial.decided:
             decision = stopping.at_rung(self.run, trial, step)
             if decision is None:
@@ -263,11 +276,35 @@ class _Driver:
         self._submit(trial.number, step, min(ahead, default=trial.total), "validation")
         return True
 
+    def _gone(self, trial: Trial) -> list[tuple[int, int]]:
+        """Return the policies that a trial starts from and that somebody has deleted."""
+        points = trial.proposal.start.points
+        return [point for point in points if not self.run.folder.policy(*point).is_dir()]
+
+    def _make_again(self, gone: Sequence[tuple[int, int]]) -> bool:
+        """Make checkpoints again that are gone; they come out the same. False if that runs already.
+
+        The record holds what they measured. A trial that starts from them, or the report, needs
+        what is in them.
+        """
+        moved = False
+        for number, step in gone:
+            trial = self.run.trials.get(number)
+            if trial is not None and (deeper := self._gone(trial)):
+                moved = self._make_again(deeper) or moved
+            elif (number, step, "validation") not in self.running:
+                shutil.rmtree(self.run.folder.checkpoint(number, step), ignore_errors=True)
+                self._submit(number, 0, step, "validation")
+                moved = True
+        return moved
+
     def _submit(self, number: int, since: int, until: int, split: Split) -> None:
         trial = self.run.trials.get(number)
         study = self.study
         if trial is not None:
             try:
+                if not trial.measured:
+                    check_values(study.space, trial.proposal)
                 study = as_proposed(study, trial.proposal)
             except MoalignError as error:
                 self._failed(number, f"the strategy proposed what cannot be run: {error}")
@@ -292,6 +329,10 @@ class _Driver:
 
     def _measured(self, task: SegmentTask, seconds: float) -> None:
         """Take what a segment measured into the record."""
+        if self._was_measured(task):
+            self.pruned -= {(task.trial, task.until, name) for name in ("policy", "training")}
+            self.executor.forget(task.trial)
+            return
         measurements = self.run.measurements(task.trial, task.until, task.split)
         measured = events.Measured(
             time=time.time(),
@@ -329,6 +370,14 @@ class _Driver:
             reason = f"its worker was lost {ATTEMPTS} times, the last time because {reason}"
         if failure.fatal:
             raise RecordError(reason)
+        if self._was_measured(task):
+            gone = f"trial {task.trial} at step {task.until} is gone and could not be made again"
+            waiting = [t for t in self.run.live() if not t.measured and self._gone(t)]
+            for trial in waiting:
+                self._failed(trial.number, f"{gone}, so nothing can start from there: {reason}")
+            if not waiting:
+                raise StudyError(f"{gone}, so nothing can be reported of it: {reason}")
+            return
         if task.trial == BASE:
             self.record.append(events.Failed(time.time(), BASE, reason, failure.detail))
             raise StudyError(f"the base policy could not be measured on {task.split}: {reason}")
@@ -337,6 +386,13 @@ class _Driver:
                 f"trial {task.trial} at step {task.until} could not be measured on test: {reason}"
             )
         self._failed(task.trial, reason, failure.detail)
+
+    def _was_measured(self, task: SegmentTask) -> bool:
+        """Return True for a task that makes again what is gone, see :meth:`_make_again`."""
+        if task.split != "validation":
+            return False
+        trial = self.run.trials.get(task.trial)
+        return self.run.base is not None if trial is None else task.until in trial.measured
 
     def _failed(self, number: int, reason: str, detail: str = "") -> None:
         failed = events.Failed(time.time(), number, reason, detail)
@@ -388,6 +444,8 @@ class _Driver:
 
     def _prune(self) -> None:
         """Delete policies and training states that nobody will read again."""
+        if any(not trial.measured and self._gone(trial) for trial in self.run.live()):
+            return  # what is made again on the way to where a trial starts is read again
         visible = self._visible(len(self.run.trials))
         if self.run.logical:
             ended = takewhile(lambda number: self.run.trials[number].outcome, visible)
@@ -409,4 +467,9 @@ class _Driver:
 
     def _untested(self) -> list[tuple[int, int]]:
         points = [(BASE, 0), *((o.trial, o.step) for o in self.front)]
-        return [point for point in dict.fromkeys(points) if point not in self.run.tests]
+        return [
+            point
+            for point in dict.fromkeys(points)
+            if point not in self.run.tests
+            or not self.run.folder.measurements(*point, "test").is_file()
+        ]

@@ -8,6 +8,7 @@ from collections.abc import Container
 from moalign.components import Strategy
 from moalign.errors import MoalignError, StudyError
 from moalign.search.archive import Run
+from moalign.search.asking import ask
 from moalign.study.loading import as_proposed
 from moalign.study.space import first_proposals
 from moalign.study.study import Study
@@ -25,13 +26,15 @@ def make(
         run: the state of the run; the proposal gets the next free number.
         visible: numbers of the trials whose results the strategy may know.
         trials: how many trials the study runs in all.
+
+    Raises:
+        StudyError: the strategy raised, or returned what is no proposal.
     """
     number = len(run.trials)
     first = first_proposals(study.space) if strategy.corners_first else []
     if number < len(first):
         return first[number]
-    known = history(study, trials, run, visible)
-    return next(iter(strategy.propose(known, 1, seed_of(study.seed, number))), None)
+    return ask(strategy, history(study, trials, run, visible), seed_of(study.seed, number))
 
 
 def check(study: Study, strategy: Strategy, trials: int) -> None:

@@ -67,9 +67,13 @@ def run_segment(
 
 
 def _train(trial: Trial, task: SegmentTask, until: int, emit: Callable[[StepEvent], None]) -> None:
+    rungs = trial.study.section.search.rungs
     while trial.index < until:
         metrics = trial.train_step()
         emit(StepEvent(task.trial, trial.index, time.time(), metrics, trial.notes))
+        if trial.index in rungs and trial.index < until:
+            # What is made again passes rungs where it was measured: its cost has that.
+            trial.measure("validation")
 
 
 def _write(trial: Trial, task: SegmentTask, run: RunFolder, split: Split) -> None:

@@ -190,6 +190,14 @@ def test_the_star_is_explained(make_run: MakeRun) -> None:
     told = "* below the study's threshold (a at least 0.4, b at least 0.5)"
     table = searched(make_run, {"training.rate": 1}, name="two", objectives=limited)
     assert threshold_note(table) == told
+    for (a, b), end in (
+        ((None, 0.9), "(b at least 0.9); no point meets it, so picks leave it aside"),
+        ((0.9, 0.9), "(a at least 0.9, b at least 0.9); no point meets them all, so picks leave "
+         "them aside"),
+    ):  # fmt: skip
+        high = (Objective("a", (0.0, 1.0), at_least=a), Objective("b", (0.0, 1.0), at_least=b))
+        table = searched(make_run, {"training.rate": 1}, name=f"high-{a}", objectives=high)
+        assert threshold_note(table).endswith(end)
     own = {"objectives.a.at_least": 0.1, "objectives.b.at_least": 0.2}
     table = searched(make_run, own, name="three", objectives=limited)
     assert threshold_note(table) == (

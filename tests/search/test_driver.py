@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import pytest
 import quick
-from quick import archive, quick_run, quick_study
+from quick import Pairs, archive, quick_run, quick_study
 
 from moalign import hookimpl
 from moalign.components import Strategy
@@ -38,19 +38,6 @@ def lines(folder: Path, kind: type) -> list:
 
 def forbidden(task, emit, cache):
     raise AssertionError(f"trial {task.trial} was trained again")
-
-
-class Pairs(Local):
-    """Two workers as far as the driver can tell; the newest task is done first."""
-
-    name = "pairs"
-
-    def __init__(self, workers: int = 2):
-        super().__init__()
-        self.workers = workers
-
-    def submit(self, task):
-        self._queue.appendleft(task)
 
 
 # --- a study from beginning to end -------------------------------------------------------------

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from quick import archive, quick_run
+import quick
+from quick import Pairs, archive, quick_run, quick_study
 
+from moalign import StudyError, hookimpl
+from moalign.components import Strategy
+from moalign.reporting.report import write_report
+from moalign.search import events
+from moalign.search.archive import Run
 from moalign.search.folders import RunFolder
 from moalign.search.record import read
+from moalign.types import BASE, Proposal, Start
 from moalign_plugins.executors.processes import Processes
 
 SUPPORT = Path(__file__).parent.parent / "support"
@@ -105,3 +116,215 @@ def test_workers_of_a_killed_driver_end_and_the_study_goes_on(tmp_path: Path):
     whole = quick_run(tmp_path / "whole", executor=Processes(workers=2))
     assert archive(resumed.run) == archive(whole.run)
     assert archive(read(RunFolder(tmp_path / "mine"))) == archive(whole.run)
+
+
+# --- between a rung's decision and what follows from it ------------------------------------------
+
+DECIDED = """
+import os
+import signal
+import sys
+from pathlib import Path
+
+from quick import Pairs, quick_run
+
+folder, where, trial, since = sys.argv[1:]
+
+
+class Fatal(Pairs):
+    def submit(self, task):
+        if where == "submit" and (task.trial, task.since) == (int(trial), int(since)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().submit(task)
+
+    def forget(self, number):
+        if where == "forget" and number == int(trial):
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().forget(number)
+
+
+quick_run(Path(folder), executor=Fatal())
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "trial", "since", "go_on"),
+    [("submit", 1, 2, True), ("submit", 2, 4, True), ("forget", 3, 2, False)],
+)
+def test_a_driver_killed_right_after_a_decision_goes_on_to_the_same_archive(
+    tmp_path: Path, where: str, trial: int, since: int, go_on: bool
+):
+    with script("-c", DECIDED, str(tmp_path / "mine"), where, str(trial), str(since)) as process:
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    record = RunFolder(tmp_path / "mine").events.read_bytes().splitlines()
+    last = events.from_line(record[-1])
+    assert isinstance(last, events.Decided)
+    assert (last.trial, last.step, last.go_on) == (trial, since, go_on)
+    resumed = quick_run(tmp_path / "mine", executor=Pairs())
+    assert archive(resumed.run) == archive(quick_run(tmp_path / "whole", executor=Pairs()).run)
+
+
+# --- folders that somebody deletes ---------------------------------------------------------------
+
+
+class Extending(Strategy):
+    """Every second trial goes on from the latest policy of those that are kept."""
+
+    name = "extending"
+    corners_first = False
+
+    def propose(self, history, n, seed):
+        share = 0.1 + 0.8 * (seed % 1000) / 1000
+        params = {
+            "weighting.preference": {"a": share, "b": 1 - share},
+            "training.learning_rate": 3e-4,
+        }
+        kept = [o for o in history.observations if o.kept]
+        if history.proposed % 2 == 0 or not kept:
+            return [Proposal(params)]
+        last = max((o.trial, o.step) for o in kept)
+        return [Proposal(params, Start((last,), (1.0,)), steps=3)]
+
+
+def extending(folder: Path, trials: int = 6, **options: Any) -> Run:
+    study = quick_study(f"search.trials={trials}")
+    object.__setattr__(study, "strategy", Extending())
+    options = {"executor": Pairs(), **options}
+    return quick_run(folder, study=study, strict=True, **options).run
+
+
+class Deleting:
+    """Deletes what a trial starts from, when the trial is proposed."""
+
+    def __init__(self, folder: Path, part: str = ""):
+        self.folder, self.part = RunFolder(folder), part
+        self.deleted: list[tuple[int, int]] = []
+
+    @hookimpl
+    def moalign_trial_started(self, proposal):
+        for point in proposal.start.points:
+            self.deleted.append(point)
+            shutil.rmtree(self.folder.checkpoint(*point) / self.part, ignore_errors=True)
+
+
+@pytest.mark.parametrize("part", ["", "policy"])
+def test_a_policy_that_a_trial_is_about_to_start_from_is_made_again(tmp_path: Path, part: str):
+    deleting = Deleting(tmp_path / "mine", part)
+    found = extending(tmp_path / "mine", listeners=[deleting])
+    assert len(set(deleting.deleted)) > 1
+    assert archive(found) == archive(extending(tmp_path / "whole"))
+
+
+def test_what_it_starts_from_in_turn_is_made_again_too(tmp_path: Path):
+    chain = extending(tmp_path / "mine")
+    starts = {n: t.proposal.start.points for n, t in chain.trials.items()}
+    assert any(starts[number] for points in starts.values() for number, _ in points)
+
+    class All(Deleting):
+        @hookimpl
+        def moalign_trial_started(self, proposal):
+            if proposal.start.points:
+                shutil.rmtree(self.folder.path / "trials")
+
+    found = extending(tmp_path / "again", listeners=[All(tmp_path / "again")])
+    assert archive(found) == archive(chain)
+
+
+def test_one_that_cannot_be_made_again_costs_the_trials_that_wait_for_it(tmp_path: Path):
+    deleting = Deleting(tmp_path / "mine")
+
+    def failing(task, emit, cache):
+        if (task.trial, task.until) in deleting.deleted and task.split == "validation":
+            raise ZeroDivisionError("not again")
+        quick.quick_segment(task, emit, cache)
+
+    with pytest.raises(
+        StudyError, match=r"trial \d at step \d is gone and could not be made again"
+    ):
+        extending(tmp_path / "mine", listeners=[deleting], segment=failing)
+    found = read(RunFolder(tmp_path / "mine"))
+    waited = [t for t in found.trials.values() if not t.proposal.start.scratch]
+    assert {t.outcome for t in waited} == {"failed"}
+    assert {t.outcome for t in found.trials.values()} >= {"finished"}
+    for trial in waited:
+        point = "trial {} at step {}".format(*trial.proposal.start.points[0])
+        reason = f"{point} is gone and could not be made again, so nothing can start from there: "
+        assert trial.reason.startswith(reason + "ZeroDivisionError: not again")
+
+
+@pytest.mark.parametrize(
+    "gone",
+    ["trials/0003/step-00002", "trials/0000", "trials/0001/step-00006/policy", "base/step-00000"],
+)
+def test_what_is_deleted_of_a_finished_run_is_made_again_for_its_report(tmp_path: Path, gone: str):
+    whole = archive(quick_run(tmp_path / "mine").run)
+    shutil.rmtree(tmp_path / "mine" / gone)
+    assert read(RunFolder(tmp_path / "mine")).lost()
+    prepared = []
+    again = quick_run(
+        tmp_path / "mine",
+        prepare=lambda *_: prepared.append(1),
+        report=lambda run: write_report(run, {}),
+    )
+    assert prepared == [1]
+    assert archive(again.run) == whole
+    assert not again.run.lost()
+
+
+# --- values without a difference -----------------------------------------------------------------
+
+
+def with_values(change: Callable[[list[float]], list[float]]) -> Callable[..., None]:
+    """Return a quick segment that measures something else; in this process only."""
+
+    def segment(task, emit, cache):
+        with pytest.MonkeyPatch.context() as patch:
+            original = quick._evaluation
+
+            def changed(*args: Any) -> Any:
+                found = original(*args)
+                return replace(found, values_UK=[change(list(row)) for row in found.values_UK])
+
+            patch.setattr(quick, "_evaluation", changed)
+            quick.quick_segment(task, emit, cache)
+
+    return segment
+
+
+STRATEGIES = ("random", "gp", "tpe", "grid")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("constant", [("a",), ("a", "b")])
+def test_an_objective_that_is_constant_stops_nothing(
+    tmp_path: Path, strategy: str, constant: tuple[str, ...]
+):
+    def change(row: list[float]) -> list[float]:
+        return [0.5 if name in constant else v for name, v in zip("ab", row[:2], strict=True)] + [
+            row[2]
+        ]
+
+    given = (f"search.strategy={strategy}", "search.trials=14", "search.rungs=[2]")
+    found = quick_run(
+        tmp_path / "mine",
+        *given,
+        segment=with_values(change),
+        report=lambda run: write_report(run, {}),
+    )
+    assert found.outcome == "finished"
+    assert len(found.run.trials) == 14
+    assert {t.outcome for t in found.run.trials.values()} <= {"finished", "stopped"}
+    assert len(found.run.front()) == 1
+    assert "0.500 ± 0.000" in found.files["report"].read_text()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_when_no_trial_is_feasible_there_are_a_front_and_a_sentence(tmp_path: Path, strategy: str):
+    given = (f"search.strategy={strategy}", "search.trials=14", "objectives.b.at_least=0.99")
+    found = quick_run(tmp_path / "mine", *given, report=lambda run: write_report(run, {}))
+    assert found.outcome == "finished"
+    assert len(found.run.front()) > 1
+    assert {(BASE, 0), *((o.trial, o.step) for o in found.run.front())} == set(found.run.tests)
+    sentence = "(b at least 0.99); no point meets it, so picks leave it aside"
+    assert sentence in found.files["report"].read_text()

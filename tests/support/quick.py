@@ -270,6 +270,19 @@ def quick_run(folder: Path, *overrides: str, study: Study | None = None, **optio
     return run_study(study or quick_study(*overrides), folder, **options)
 
 
+class Pairs(Local):
+    """Two workers as far as the driver can tell; the newest task is done first."""
+
+    name = "pairs"
+
+    def __init__(self, workers: int = 2):
+        super().__init__()
+        self.workers = workers
+
+    def submit(self, task):
+        self._queue.appendleft(task)
+
+
 # --- the segment -------------------------------------------------------------------------------
 
 
@@ -288,6 +301,7 @@ def quick_segment(task, emit, cache):
         held["step"] = step
         held["cost"] += 10
         emit(StepEvent(task.trial, step, time.time(), {"loss": 1.0 / step}))
+        held["cost"] += step in task.study["search"]["rungs"] and step < task.until
     held["cost"] += 1
     if task.split == "validation":
         held["means"] = _means(task, held.get("began"))

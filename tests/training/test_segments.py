@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -234,6 +235,51 @@ def test_a_checkpoint_that_is_damaged_is_made_again(
     run_segment(replace(task, since=2), lambda event: None, {})
     assert files_of(run.checkpoint(0, 2)) == rung
     assert files_of(run.checkpoint(0, 4)) == expected
+
+
+def test_what_is_made_again_has_spent_what_it_had_spent(
+    new_study: NewStudy, run: RunFolder, plugin_file: Path
+) -> None:
+    """It was measured at an earlier rung, too, and its cost has that."""
+    task = task_of(new_study("training.steps=4", "search.rungs=[1,2]"), run, plugin_file)
+    for since, until in ((0, 1), (1, 2), (2, 4)):
+        run_segment(replace(task, since=since, until=until), lambda event: None, {})
+    expected = {step: files_of(run.checkpoint(0, step)) for step in (2, 4)}
+    for step in (2, 4):
+        shutil.rmtree(run.checkpoint(0, step))
+    run_segment(replace(task, since=2), lambda event: None, {})
+    assert {step: files_of(run.checkpoint(0, step)) for step in (2, 4)} == expected
+    shutil.rmtree(run.checkpoint(0, 4))
+    run_segment(task, lambda event: None, {})
+    assert files_of(run.checkpoint(0, 4)) == expected[4]
+
+
+@pytest.mark.parametrize("condition", ["none", "weights"])
+@pytest.mark.parametrize("optimizer", ["plain", "dr-grpo"])
+def test_a_corner_of_the_simplex_trains_and_is_measured(
+    new_study: NewStudy, run: RunFolder, plugin_file: Path, optimizer: str, condition: str
+) -> None:
+    """An objective of weight 0 moves nothing, and is measured as the others are."""
+    measured = {}
+    for number, letter in enumerate("ab"):
+        corner = {name: float(name == letter) for name in "ab"}
+        study = new_study(
+            f"weighting={{fixed: {{preference: {{a: {corner['a']}, b: {corner['b']}}}}}}}",
+            f"policy={{tiny: {{condition: {condition}}}}}",
+            f"training.optimizer={optimizer}",
+            "training.steps=4",
+        )
+        events: list[StepEvent] = []
+        run_segment(task_of(study, run, plugin_file, trial=number), events.append, {})
+        weights = [(e.metrics["weight/a"], e.metrics["weight/b"]) for e in events]
+        if condition == "none":  # else every prompt has weights of its own
+            assert weights == [(corner["a"], corner["b"])] * 4
+        found = Measurements.read(run.measurements(number, 4, "validation")).evaluations
+        for one in found:
+            assert one.evaluation.names == ("a", "b")
+            assert not any(math.isnan(v) for row in one.evaluation.values_UK for v in row)
+        measured[letter] = found
+    assert measured["a"] != measured["b"]
 
 
 def test_a_full_disk_under_a_checkpoint_is_the_systems_error(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -75,7 +75,8 @@ def at_rung(run: Run, trial: Trial, step: int) -> Decision | None:
         if step in t.measured
     }
     keep: float = run.opened[0].study["search"]["keep"]
-    return decide(trial.number, reached, keep, run.reference_K)
+    decision = decide(trial.number, reached, keep, run.reference_K)
+    return replace(decision, reason=f"at step {step}: {decision.reason}")
 
 
 def _comparable(run: Run, trial: Trial) -> bool:
@@ -88,11 +89,11 @@ def decide(
     """Decide whether a trial goes on.
 
     The n trials that have reached the rung are ranked by :func:`ranking`. The first
-    ``ceil(keep * n)`` go on. A trial behind them goes on too if it would be among them were it
-    one standard error better in every objective, the others as measured: it is within its error
-    bars of surviving. Nobody is stopped while n is at most K + 1 (the near-corners and the centre,
-    which a study tries first, span the front and are no measure for one another) or below
-    ``1 / keep``.
+    ``ceil(keep * n)`` go on. A trial behind them goes on too if, were it one standard error better
+    in every objective and the others as measured, it would be among them, or no other trial would
+    dominate it: it is within its error bars of surviving, or of the front. Nobody is stopped while
+    n is at most K + 1 (the near-corners and the centre, which a study tries first, span the front
+    and are no measure for one another) or below ``1 / keep``.
 
     Args:
         trial: whose fate it is.
@@ -107,13 +108,44 @@ def decide(
         return Decision(True, f"{count} of the {fewest} trials needed for a ranking are here")
     places = math.ceil(keep * count)
     place = ranking(reached, reference_K).index(trial) + 1
-    where = f"ranked {place} of {count}; the first {places} go on"
+    where = (
+        f"ranked {place} of {count}, by dominance and then by the hypervolume that it adds, of "
+        f"which the first {places} go on"
+    )
     if place <= places:
         return Decision(True, where)
-    best = ranking({**reached, trial: reached[trial].raised()}, reference_K).index(trial) + 1
+    raised = {**reached, trial: reached[trial].raised()}
+    better = "one standard error better in every objective"
+    best = ranking(raised, reference_K).index(trial) + 1
     if best <= places:
-        return Decision(True, f"{where}, and one standard error better it would be {best}")
-    return Decision(False, f"{where}, and one standard error better it would still be {best}")
+        return Decision(True, f"{where}; {better} it would be number {best}")
+    if not _complete(reached[trial]).any():
+        return Decision(False, f"{where}; it was not measured in all objectives")
+    rival = _above(raised, trial)
+    if rival is None:
+        return Decision(True, f"{where}; {better} nothing would dominate it")
+    return Decision(False, f"{where}; even {better} trial {rival} would dominate it")
+
+
+def _above(reached: Mapping[int, Reached], trial: int) -> int | None:
+    """Return a trial that dominates one, if possible all of its points.
+
+    None: a point of it is dominated by no other trial.
+    """
+    others = {t: np.asarray(r.values_NK) for t, r in reached.items() if t != trial}
+    mine_NK = np.asarray(reached[trial].values_NK)[_complete(reached[trial])]
+    rivals = [
+        {t for t, by in others.items() if ((by >= point).all(1) & (by > point).any(1)).any()}
+        for point in mine_NK
+    ]
+    if not all(rivals):
+        return None
+    return min(set.intersection(*rivals) or set.union(*rivals))
+
+
+def _complete(reached: Reached) -> NDArray[np.bool_]:
+    """Return which points of a trial were measured in all objectives."""
+    return ~np.isnan(np.asarray(reached.values_NK, dtype=np.float64)).any(1)
 
 
 def ranking(reached: Mapping[int, Reached], reference_K: ArrayLike) -> list[int]:

@@ -59,36 +59,35 @@ def test_the_order_of_the_trials_does_not_matter():
     assert ranking(reached(shuffled), ORIGIN) == ranking(reached(FOUR), ORIGIN)
 
 
+RANKED = (
+    "ranked {} of 4, by dominance and then by the hypervolume that it adds, of which the first {} "
+    "go on"
+)
+RAISED = "; even one standard error better in every objective "
+
+
 @pytest.mark.parametrize(
-    ("trial", "keep", "decision"),
+    ("trial", "keep", "go_on", "reason"),
     [
-        (2, 0.5, Decision(True, "ranked 1 of 4; the first 2 go on")),
-        (0, 0.5, Decision(True, "ranked 2 of 4; the first 2 go on")),
-        (
-            1,
-            0.5,
-            Decision(
-                False,
-                "ranked 3 of 4; the first 2 go on, and one standard error better it would still "
-                "be 3",
-            ),
-        ),
-        (1, 0.6, Decision(True, "ranked 3 of 4; the first 3 go on")),
-        (3, 1.0, Decision(True, "ranked 4 of 4; the first 4 go on")),
-        (3, 0.2, Decision(True, "4 of the 5 trials needed for a ranking are here")),
+        (2, 0.5, True, RANKED.format(1, 2)),
+        (0, 0.5, True, RANKED.format(2, 2)),
+        (1, 0.6, True, RANKED.format(3, 3)),
+        (3, 0.5, False, RANKED.format(4, 2) + RAISED + "trial 2 would dominate it"),
+        (3, 1.0, True, RANKED.format(4, 4)),
+        (3, 0.2, True, "4 of the 5 trials needed for a ranking are here"),
     ],
 )
-def test_the_share_that_goes_on(trial: int, keep: float, decision: Decision):
-    assert decide(trial, reached(FOUR), keep, ORIGIN) == decision
+def test_the_share_that_goes_on(trial: int, keep: float, go_on: bool, reason: str):
+    assert decide(trial, reached(FOUR), keep, ORIGIN) == Decision(go_on, reason)
 
 
 @pytest.mark.parametrize(
     ("stderr", "go_on", "end"),
     [
-        (0.0, False, "still be 4"),
-        (0.05, False, "still be 4"),
-        (0.15, True, "would be 1"),  # (.55, .55) covers trial 2 and is worth .1225
-        (math.nan, False, "still be 4"),
+        (0.0, False, "trial 2 would dominate it"),
+        (0.05, False, "trial 2 would dominate it"),
+        (0.15, True, "would be number 1"),  # (.55, .55) covers trial 2 and is worth .1225
+        (math.nan, False, "trial 2 would dominate it"),
     ],
 )
 def test_within_its_error_bars_of_surviving_a_trial_goes_on(stderr: float, go_on: bool, end: str):
@@ -96,6 +95,44 @@ def test_within_its_error_bars_of_surviving_a_trial_goes_on(stderr: float, go_on
     decision = decide(3, four, 0.5, ORIGIN)
     assert decision.go_on is go_on
     assert decision.reason.endswith(end)
+
+
+def test_nobody_within_its_error_bars_of_the_front_is_stopped():
+    rng = random.Random(1)
+    stopped = spared = 0
+    for _ in range(25):
+        error = rng.choice([0.0, 0.05])
+        points = {t: tuple(rng.random() for _ in range(3)) for t in range(12)}
+        for trial, point in points.items():
+            decision = decide(trial, reached(points, error), 0.3, (0.0, 0.0, 0.0))
+            raised = [value + error for value in point]
+            beaten = any(
+                all(b >= r for b, r in zip(other, raised, strict=True))
+                for t, other in points.items()
+                if t != trial
+            )
+            stopped += not decision.go_on
+            spared += decision.reason.endswith("nothing would dominate it")
+            assert decision.go_on or beaten
+    assert min(stopped, spared) > 20
+
+
+def test_a_trial_of_several_points_is_on_the_front_with_one_of_them():
+    four = reached(FOUR)
+    two = Reached([FOUR[3], (0.1, 0.95)], [[0.0, 0.0]] * 2)
+    assert decide(3, {**four, 3: two}, 0.25, ORIGIN).go_on
+    # No single trial dominates both of these.
+    two = Reached([(0.1, 0.7), (0.7, 0.1)], [[0.0, 0.0]] * 2)
+    assert decide(3, {**four, 3: two}, 0.25, ORIGIN).reason.endswith("trial 0 would dominate it")
+
+
+def test_what_was_not_measured_is_no_reason_to_go_on():
+    decision = decide(
+        3, {**reached(FOUR), 3: Reached([(math.nan, 0.99)], [[0.1, 0.1]])}, 0.5, ORIGIN
+    )
+    assert decision == Decision(
+        False, RANKED.format(4, 2) + "; it was not measured in all objectives"
+    )
 
 
 def test_the_first_corners_and_the_centre_are_never_stopped():
@@ -127,22 +164,20 @@ def at_two(points: dict[int, tuple[float, float]]) -> list:
 def test_in_logical_order_a_trial_waits_for_those_before_it():
     proposals = [proposed(t) for t in range(5)]
     run = run_of(*proposals, *at_two({0: (8, 2), 1: (2, 8), 3: (4, 4), 4: (9, 9)}))
-    assert at_rung(run, run.trials[1], 2).reason.startswith("2 of the 4")
+    assert at_rung(run, run.trials[1], 2).reason.startswith("at step 2: 2 of the 4")
     assert at_rung(run, run.trials[3], 2) is None  # trial 2 is still on its way
     run.apply(measured(2, 2, (5, 5)))
     decision = at_rung(run, run.trials[3], 2)  # trial 4 has arrived but comes later
-    assert decision == Decision(
-        False,
-        "ranked 4 of 4; the first 2 go on, and one standard error better it would still be 4",
-    )
+    assert not decision.go_on
+    assert decision.reason == f"at step 2: {RANKED.format(4, 2)}{RAISED}trial 2 would dominate it"
 
 
 def test_in_order_of_arrival_whoever_is_here_counts():
     proposals = [proposed(t) for t in range(5)]
     run = run_of(*proposals, *at_two({0: (8, 2), 1: (2, 8), 3: (4, 4)}), order="arrival")
-    assert at_rung(run, run.trials[3], 2).reason.startswith("3 of the 4")
+    assert at_rung(run, run.trials[3], 2).reason.startswith("at step 2: 3 of the 4")
     run.apply(measured(4, 2, (9, 9)))
-    assert at_rung(run, run.trials[3], 2).reason.startswith("ranked 4 of 4")
+    assert at_rung(run, run.trials[3], 2).reason.startswith("at step 2: ranked 4 of 4")
 
 
 def test_values_and_errors_are_compared_in_units_of_the_bounds():
@@ -151,7 +186,7 @@ def test_values_and_errors_are_compared_in_units_of_the_bounds():
     points = {0: (8, 20), 1: (2, 80), 2: (5, 50), 3: (4, 40)}
     for trial, values in points.items():
         run.apply(measured(trial, 2, values, stderr=(1.5, 15.0)))
-    assert at_rung(run, run.trials[3], 2).reason.endswith("would be 1")
+    assert at_rung(run, run.trials[3], 2).reason.endswith("would be number 1")
 
 
 def test_a_failed_trial_is_not_waited_for_and_others_kinds_are_not_compared():
@@ -167,4 +202,4 @@ def test_a_failed_trial_is_not_waited_for_and_others_kinds_are_not_compared():
     other = "it began elsewhere or ends elsewhere than the others"
     assert at_rung(run, run.trials[1], 2) == Decision(True, other)
     assert at_rung(run, run.trials[2], 2) == Decision(True, other)
-    assert at_rung(run, run.trials[3], 2).reason.startswith("2 of the 4")
+    assert at_rung(run, run.trials[3], 2).reason.startswith("at step 2: 2 of the 4")

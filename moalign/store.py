@@ -172,9 +172,9 @@ class Mirror:
                 if not self._files.exists(there):
                     self._put(folder, there)
                 self._known.add(there)
-        there = set(self._listed("base"))
+        remembered = set(self._listed("base"))
         for memory in run.base_artifact.parent.glob("*.json"):
-            if memory.name not in there:
+            if memory.name not in remembered:
                 self._put(memory, f"{self._root}/base/{memory.name}")
 
     def _artifacts_down(self) -> None:

@@ -17,7 +17,7 @@ def run_segment(
 ) -> None:
     """Evaluate the problem of a study; the base policy has the worst values that count.
 
-    It keeps no policy: nothing starts from one here.
+    Its policy is an empty folder: nothing starts from one here.
     """
     del emit
     problem = _problem(task, cache)
@@ -39,8 +39,9 @@ def run_segment(
         cost=Cost(generated=task.until),
         evaluations=(Measured(None, evaluation),),
     )
-    path = RunFolder(task.run).measurements(task.trial, task.until, task.split)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    run = RunFolder(task.run)
+    path = run.measurements(task.trial, task.until, task.split)
+    run.policy(task.trial, task.until).mkdir(parents=True, exist_ok=True)
     measurements.write(path)
 
 

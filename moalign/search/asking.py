@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from moalign.components import Strategy
 from moalign.errors import MoalignError, StudyError
@@ -35,11 +35,11 @@ def ask(strategy: Strategy, known: History, seed: int) -> Proposal | None:
     """
     who, trial = f"strategy {strategy.name}", f"trial {known.proposed}"
     try:
-        answer = strategy.propose(known, 1, seed)
+        answer: object = strategy.propose(known, 1, seed)
     except Exception as error:
         reason = str(error) if isinstance(error, MoalignError) else told(error)
         raise StudyError(f"{who} could not propose {trial}: {reason}; {_STANDS}") from error
-    if not isinstance(answer, list) or not all(isinstance(each, Proposal) for each in answer):
+    if not _proposals(answer):
         raise StudyError(
             f"{who} should have returned a list of proposals for {trial}; found {answer!r}; "
             f"{_STANDS}"
@@ -49,6 +49,10 @@ def ask(strategy: Strategy, known: History, seed: int) -> Proposal | None:
     if wrong := _malformed(answer[0], known):
         raise StudyError(f"{who} proposed {trial} wrongly: {wrong}; {_STANDS}")
     return _plain(answer[0])
+
+
+def _proposals(answer: object) -> TypeGuard[list[Proposal]]:
+    return isinstance(answer, list) and all(isinstance(each, Proposal) for each in answer)
 
 
 _STANDS = "all that finished stands, and once it is mended the same command goes on"
@@ -75,7 +79,8 @@ def check_values(space: Mapping[str, Parameter], proposal: Proposal) -> None:
 
 def _malformed(proposal: Proposal, known: History) -> str:
     """Return what is wrong with a proposal beside its values; empty if nothing is."""
-    steps, start = proposal.steps, proposal.start
+    steps: object = proposal.steps
+    start: object = proposal.start
     if steps is not None and (type(steps) is not int or steps < 0):
         return f"`steps` must be None or a whole number >= 0; found {steps!r}"
     if not isinstance(start, Start):

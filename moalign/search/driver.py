@@ -332,6 +332,12 @@ class _Driver:
         if self._was_measured(task):
             self.pruned -= {(task.trial, task.until, name) for name in ("policy", "training")}
             self.executor.forget(task.trial)
+            if (task.trial, task.until) in self.run.lost():  # or it would be made for ever
+                folder = self.run.folder.checkpoint(task.trial, task.until)
+                raise RecordError(
+                    f"{folder}: it was gone and has been made again, and still lacks its policy or "
+                    "its measurements; leave the folder alone while the run is driven"
+                )
             return
         measurements = self.run.measurements(task.trial, task.until, task.split)
         measured = events.Measured(

@@ -145,7 +145,8 @@ def _above(reached: Mapping[int, Reached], trial: int) -> int | None:
 
 def _complete(reached: Reached) -> NDArray[np.bool_]:
     """Return which points of a trial were measured in all objectives."""
-    return ~np.isnan(np.asarray(reached.values_NK, dtype=np.float64)).any(1)
+    missing_N: NDArray[np.bool_] = np.isnan(np.asarray(reached.values_NK)).any(axis=1)
+    return ~missing_N
 
 
 def ranking(reached: Mapping[int, Reached], reference_K: ArrayLike) -> list[int]:

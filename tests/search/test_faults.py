@@ -18,7 +18,7 @@ import pytest
 import quick
 from quick import Pairs, archive, quick_run, quick_study
 
-from moalign import StudyError, hookimpl
+from moalign import RecordError, StudyError, hookimpl
 from moalign.components import Strategy
 from moalign.reporting.report import write_report
 from moalign.search import events
@@ -251,6 +251,23 @@ def test_one_that_cannot_be_made_again_costs_the_trials_that_wait_for_it(tmp_pat
         point = "trial {} at step {}".format(*trial.proposal.start.points[0])
         reason = f"{point} is gone and could not be made again, so nothing can start from there: "
         assert trial.reason.startswith(reason + "ZeroDivisionError: not again")
+
+
+def test_what_is_gone_again_once_it_was_made_is_an_error_and_no_loop(tmp_path: Path):
+    quick_run(tmp_path / "mine")
+    (front, *_) = read(RunFolder(tmp_path / "mine")).front()
+    policy = RunFolder(tmp_path / "mine").policy(front.trial, front.step)
+    shutil.rmtree(policy)
+    calls = []
+
+    def forgetful(task, emit, cache):
+        calls.append(task)
+        quick.quick_segment(task, emit, cache)
+        shutil.rmtree(policy)
+
+    with pytest.raises(RecordError, match=r"has been made again, and still lacks its policy"):
+        quick_run(tmp_path / "mine", trials=7, segment=forgetful)
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize(

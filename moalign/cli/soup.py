@@ -143,12 +143,13 @@ def _nothing_to_mix(run: Run) -> str:
 def _show(console: Console, run: Run, wanted: Mapping[str, float] | None) -> None:
     from moalign.reporting.points import read_points
     from moalign.reporting.report import front_of
-    from moalign.reporting.soups import answer
+    from moalign.reporting.soups import answer, beside_mixtures
 
+    table = read_points(run)
     if wanted is None:
         show_front(console, run, front_of(run))
+        console.print(beside_mixtures(run, table), soft_wrap=True)
         return
-    table = read_points(run)
     found = answer(run, table, wanted)
     if found is None:
         raise RecordError("no soup could be measured, so there is no answer")

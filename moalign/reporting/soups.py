@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from moalign import pareto
 from moalign.reporting import pick
-from moalign.reporting.front import utility
+from moalign.reporting.front import reference_K, utility
 from moalign.reporting.points import Point, PointTable, interval, with_error
 from moalign.reporting.statistics import UtilityDifference, utility_difference
 from moalign.search.archive import Run
@@ -67,6 +68,28 @@ def soups_of(run: Run) -> list[int]:
     """Return the numbers of a run's soups: trials of no steps that began from several policies."""
     return [n for n, trial in run.trials.items() if len(trial.proposal.start.points) > 1
             and trial.total == 0]  # fmt: skip
+
+
+def beside_mixtures(run: Run, table: PointTable) -> str:
+    """Say what soups add to the front, and what mixing the trained policies reaches without them.
+
+    A mixture draws a policy per prompt and costs nothing either: what soups have to beat. All by
+    validation's values, which also chose the points.
+    """
+    soups = set(soups_of(run))
+    groups = (table.points, [p for p in table.points if p.trial not in soups])
+    every_NK, trained_NK = (
+        pareto.normalise([p.means_K(table.names) for p in points], table.bounds_K2)
+        for points in groups
+    )
+    start_K = reference_K(table)
+    return (
+        f"Hypervolume on validation: {pareto.hypervolume(trained_NK, start_K):.3f} of what was "
+        f"trained, {pareto.hypervolume(every_NK, start_K):.3f} with the soups. To draw one of the "
+        "trained policies per prompt reaches "
+        f"{pareto.hull_hypervolume(trained_NK, start_K):.3f} (moalign front {run.folder.name} "
+        "--mixture)."
+    )
 
 
 def answer(run: Run, table: PointTable, preference: Mapping[str, float]) -> Answer | None:

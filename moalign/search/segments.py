@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from moalign import plugins
-from moalign.errors import PluginError, RecordError
+from moalign.errors import OptionError, PluginError, RecordError
 from moalign.plugins import Catalogue
 from moalign.search.artifacts import base_policy, calibration, prepared, samples
 from moalign.search.folders import RunFolder
@@ -198,10 +198,24 @@ def begun(task: SegmentTask, run: RunFolder, study: Study, cache: dict[str, Any]
 
 
 def mixed_policy(run: RunFolder, start: Start) -> dict[str, Tensor]:
-    """Return the weights that a start names: one archived policy, or a soup of several."""
+    """Return the weights that a start names: one archived policy, or a soup of several.
+
+    Raises:
+        OptionError: they have other shapes, as after a search over options of the policy.
+    """
     mixed: dict[str, Tensor] = {}
+    shapes: dict[str, torch.Size] | None = None
     for (trial, step), share in zip(start.points, start.shares, strict=True):
         state = checkpoint.load_state(run.policy(trial, step), _WEIGHTS)
+        mine = {name: value.shape for name, value in state.items()}
+        if shapes not in (None, mine):
+            first = start.points[0]
+            raise OptionError(
+                f"the policies of trial {first[0]} at step {first[1]} and of trial {trial} at step "
+                f"{step} differ in their matrices, so they cannot be averaged; mix policies of one "
+                "size and one adapter only"
+            )
+        shapes = mine
         for name, value in state.items():
             mixed[name] = mixed.get(name, torch.zeros_like(value)) + share * value
     return mixed

@@ -91,7 +91,8 @@ def test_the_run_stays_finished(searched: Moalign, monkeypatch: Any) -> None:
     monkeypatch.setattr(segments, "run_segment", forbidden)
     done = searched("pareto", *PLAIN)
     assert done.exit_code == 0, done.output
-    assert "is finished; nothing to train" in done.stdout
+    told = "is finished; nothing to train (--trials above 5 adds trials: 2 of these are soups)"
+    assert told in done.stdout
     assert "a front of 5 points from 5 trials" in done.stdout
     assert "a front of 5 points from 5 trials" in searched("front").stdout
 
@@ -109,6 +110,13 @@ def test_the_same_command_again_measures_nothing(
     assert again.exit_code == 0, again.output
     assert "has 2 soups; nothing to measure (a higher --count tries more)" in again.stdout
     assert "a front of 5 points from 5 trials" in again.stdout
+    said = re.search(
+        r"Hypervolume on validation: (0\.\d{3}) of what was trained, (0\.\d{3}) with the "
+        r"soups\. To draw one of the trained policies per prompt reaches (0\.\d{3})",
+        again.stdout,
+    )
+    trained, every, mixed = map(float, said.groups())
+    assert trained < min(every, mixed)
     assert (tmp_path / "runs" / "quick" / "events.jsonl").read_bytes() == record
     assert "trial 5 (6 of 9)" in searched("soup").stdout
     monkeypatch.setattr(segments, "run_segment", forbidden)

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from moalign import (
     BASE,
+    OptionError,
     PluginError,
     SegmentFailed,
     SegmentTask,
@@ -26,8 +28,9 @@ from moalign.execution import run_task
 from moalign.plugins import load
 from moalign.search.folders import RunFolder
 from moalign.search.measurements import Measurements
-from moalign.search.segments import run_segment
+from moalign.search.segments import mixed_policy, run_segment
 from moalign.study.study import Study
+from moalign.training.checkpoint import save_state
 
 NewStudy = Callable[..., Study]
 
@@ -297,3 +300,15 @@ def test_a_full_disk_under_a_checkpoint_is_the_systems_error(
     assert done.fatal
     assert "make room" in done.reason
     assert not run.checkpoint(0, 1).exists()
+
+
+@pytest.mark.parametrize("other", [{"w": torch.ones(3)}, {"v": torch.ones(2)}, {}])
+def test_only_policies_of_one_shape_are_averaged(tmp_path: Path, other: dict[str, Any]):
+    folder = RunFolder(tmp_path)
+    states = [{"w": torch.tensor([0.0, 2.0])}, {"w": torch.tensor([4.0, 2.0])}, other]
+    for trial, state in enumerate(states):
+        save_state(state, folder.policy(trial, 6), "policy")
+    mixed = mixed_policy(folder, Start(((0, 6), (1, 6)), (0.25, 0.75)))
+    assert mixed["w"].tolist() == [3.0, 2.0]
+    with pytest.raises(OptionError, match=r"trial 0 at step 6 and of trial 2 at step 6 differ"):
+        mixed_policy(folder, Start(((0, 6), (2, 6)), (0.5, 0.5)))

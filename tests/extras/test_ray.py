@@ -200,6 +200,9 @@ def test_a_cluster_is_joined_and_left_as_it_was(
         executor.open(segment)
         executor.close()
         assert ray.is_initialized()
+        for wanted, room in ((Ray(workers=3), "2 of 3"), (Ray(workers=1, gpus=0.5), "0 of 1")):
+            with pytest.warns(UserWarning, match=f"the Ray cluster has room for {room} workers"):
+                wanted.open(segment)
 
 
 def test_a_cluster_that_is_not_there_is_a_sentence():
@@ -297,3 +300,4 @@ def test_a_node_that_dies_in_the_middle_of_a_segment_changes_nothing(
     (event,) = lost(tmp_path / "mine")
     assert (event.trial, event.step, event.attempt) == (2, 4, 0)
     assert event.reason.startswith(f"{killed[0].where} is gone: ")
+    assert "\n" not in event.reason

@@ -448,6 +448,16 @@ def test_a_lost_worker_is_replaced_and_its_segment_tried_again(tmp_path: Path, f
     assert all("was killed by SIGKILL" in e.reason for e in lost)
 
 
+def test_a_worker_that_hangs_is_killed_and_its_segment_tried_again(tmp_path: Path, faults):
+    whole = archive(quick_run(tmp_path / "whole", executor=Pairs()).run)
+    faults({"trial": 1, "step": 3, "kind": "hang", "times": 1})
+    executor = Processes(workers=2, timeout=0.15)  # minutes; a worker's first import counts
+    assert archive(quick_run(tmp_path / "mine", executor=executor).run) == whole
+    (lost,) = lines(tmp_path / "mine", events.Lost)
+    assert (lost.trial, lost.step, lost.attempt) == (1, 4, 0)
+    assert lost.reason == "the segment did not end within 0.15 minutes"
+
+
 def test_a_segment_that_loses_every_worker_is_given_up(tmp_path: Path, faults):
     faults({"trial": 1, "step": 3, "kind": "kill"})
     result = quick_run(tmp_path / "mine", executor=Processes(workers=2), trials=3)

@@ -222,7 +222,10 @@ class Ray(WorkersExecutor[_Worker]):
         tasks = [ray.remote(_clear).options(num_cpus=0, scheduling_strategy=each) for each in on]
         waiting = [task.remote(sorted(self._keys)) for task in tasks]
         for mirror in self._mirrors.values():
-            mirror.tidy()
+            try:
+                mirror.tidy()
+            except RecordError as error:  # nothing that anybody needs
+                warnings.warn(str(error), stacklevel=3)
         if waiting:
             ray.wait(waiting, num_returns=len(waiting), timeout=_TIDYING)
 
@@ -231,6 +234,8 @@ class Ray(WorkersExecutor[_Worker]):
     def _start(self, task: SegmentTask) -> _Worker:
         ray = _library()
         variables = dict.fromkeys(_THREADS, str(task.threads))
+        if not self._asked["num_gpus"]:
+            variables["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides none from who asks for none
         if (named := os.environ.get("MOALIGN_PLUGINS")) is not None:
             variables["MOALIGN_PLUGINS"] = named
         actor = (
@@ -373,6 +378,8 @@ def _cores() -> int:
 
 def _cause(error: Exception) -> str:
     """Return what Ray says happened, without what it says of itself and of what may be."""
+    if type(error).__name__ == "ActorUnavailableError":
+        return "it cannot be reached any more"
     lines = [line.strip() for line in str(error).splitlines() if not line.startswith("\t")]
     text = next((line for line in reversed(lines) if line), type(error).__name__)
     return text.partition(" Some common causes")[0].rstrip(".")

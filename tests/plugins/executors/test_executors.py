@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator
 
@@ -251,6 +252,21 @@ def test_options_are_checked(option: str, value: float):
         if name == "ray" or option in ("timeout", "workers"):
             with pytest.raises(OptionError, match=option):
                 catalogue.build(Executor, {name: {option: value}})
+
+
+def test_a_missing_library_is_asked_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    executor = Ray()  # a study that names it can be read
+    with pytest.raises(OptionError, match=r"needs the package ray; run: pip install 'moalign\[ray"):
+        executor.open(segment)
+    executor.close()
+
+
+def test_cores_are_shared_out_among_workers():
+    cores = len(os.sched_getaffinity(0))
+    assert Ray().workers == cores
+    assert Ray(cpus=0.5).workers == 2 * cores
+    assert Ray(cpus=10 * cores).workers == 1
 
 
 # --- processes ---------------------------------------------------------------------------------

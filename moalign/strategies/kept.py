@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
-import numpy as np
-from numpy.typing import ArrayLike
+from typing import TYPE_CHECKING, Any
 
 from moalign.errors import OptionError
 from moalign.types import History, Objective, Observation, Parameter, Proposal, Simplex
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 Checkpoint = tuple[int, int]
 """A trial's number and a step: what a trial may start from."""
@@ -182,6 +182,8 @@ def neighbours(values_NK: ArrayLike) -> list[tuple[int, int]]:
 
     Source: Gabriel and Sokal 1969, the Gabriel graph.
     """
+    import numpy as np
+
     values = np.asarray(values_NK, dtype=np.float64)
     squares_NN = ((values[:, None] - values[None]) ** 2).sum(-1)
     found = []

@@ -8,7 +8,6 @@ from typing import Annotated, Any, ClassVar, Final
 
 from annotated_types import Ge, Le
 
-from moalign import pareto
 from moalign.components import Strategy
 from moalign.errors import OptionError
 from moalign.strategies.coordinates import Coordinates
@@ -210,6 +209,8 @@ def by_isolation(observations: Sequence[Observation]) -> list[Observation]:
     Of equally isolated ones, such as the ends, the earlier. Those of policies that read weights
     are left out.
     """
+    from moalign import pareto
+
     points = [o for o in observations if o.kept and o.condition is None]
     distances = pareto.crowding_distance([o.values_K for o in points])
     ranked = sorted(

@@ -7,13 +7,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import numpy as np
 from annotated_types import Ge
-from numpy.typing import NDArray
 
-from moalign import pareto
 from moalign.components import Preference, Strategy
 from moalign.errors import OptionError, nearest
 from moalign.strategies.kept import (
@@ -32,7 +29,11 @@ from moalign.strategies.kept import (
 )
 from moalign.types import History, Observation, Proposal, Start
 
-Floats = NDArray[np.float64]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
 
 Parts = tuple[tuple[Checkpoint, Fraction], ...]
 """What is mixed with which share; rising by trial and step, the shares sum to 1."""
@@ -196,6 +197,10 @@ class Soups(Strategy):
     # --- filling the front -----------------------------------------------------------------------
 
     def _filling(self, history: History) -> tuple[list[_Offer], dict[Checkpoint, Observation]]:
+        import numpy as np
+
+        from moalign import pareto
+
         seen = history.observations
         rows_NK = np.array([o.values_K for o in seen]).reshape(-1, len(history.objectives))
         marks = pareto.is_nondominated(rows_NK)
@@ -281,6 +286,8 @@ def _straight(
     shares: Sequence[float | Fraction], group: Sequence[Observation], history: History
 ) -> Floats:
     """Return where a soup would lie if its path were straight, normalised, [K]."""
+    import numpy as np
+
     values_NK = np.array([normalised(o, history.objectives) for o in group])
     straight_K: Floats = np.array(shares, dtype=np.float64) @ values_NK
     return straight_K
@@ -288,6 +295,8 @@ def _straight(
 
 def _known(history: History, front: Sequence[Observation]) -> list[Floats]:
     """Return where the front and all soups lie, normalised; those awaited as if straight."""
+    import numpy as np
+
     soups = [o for o in history.observations if o.step == 0 and not o.start.scratch]
     known = [_straight([1.0], [o], history) for o in (*front, *soups)]
     by_point = {checkpoint(o): o for o in history.observations}

@@ -77,3 +77,20 @@ def _commit() -> str:
         check=False,
     )
     return done.stdout.strip() or "unknown"
+
+
+def joined(facts_N: Sequence[Sequence[Sequence[str]]]) -> list[list[str]]:
+    """Return the facts of several documents as those of one: different values side by side.
+
+    Dates stand newest first: a page is called by its first one.
+    """
+    found: dict[str, list[str]] = {}
+    for facts in facts_N:
+        for what, value in facts:
+            values = found.setdefault(what, [])
+            if value not in values:
+                values.append(value)
+    return [
+        [what, ", ".join(sorted(values, reverse=True) if what == "date" else values)]
+        for what, values in found.items()
+    ]

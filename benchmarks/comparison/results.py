@@ -339,18 +339,9 @@ def merged(documents: Sequence[Results], beds: Sequence[str] = ()) -> Results:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise StudyError(f"the test bed {twice[0]} is in two of the documents; give one of them")
-    facts: dict[str, list[str]] = {what: [] for document in documents for what, _ in document.facts}
-    for document in documents:
-        for what, value in document.facts:
-            if value not in facts[what]:
-                facts[what].append(value)
     return Results(
         mode="full" if set(names) == set(beds) else "-".join(names),
-        # Newest first: the page is called by its first date.
-        facts=[
-            [what, ", ".join(sorted(values, reverse=True) if what == "date" else values)]
-            for what, values in facts.items()
-        ],
+        facts=table.joined([document.facts for document in documents]),
         arenas=[arena for document in documents for arena in document.arenas],
         trained=[cell for document in documents for cell in document.trained],
         broken=[cell for document in documents for cell in document.broken],

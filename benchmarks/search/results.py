@@ -115,18 +115,9 @@ def merged(documents: Sequence[Results]) -> Results:
     twice = sorted({part for part in parts if parts.count(part) > 1})
     if twice:
         raise StudyError(f"the part {twice[0]} is in two of the documents; give one of them")
-    facts: dict[str, list[str]] = {what: [] for document in documents for what, _ in document.facts}
-    for document in documents:
-        for what, value in document.facts:
-            if value not in facts[what]:
-                facts[what].append(value)
     return Results(
         mode="-".join(parts),
-        # Newest first: the page is called by its first date.
-        facts=[
-            [what, ", ".join(sorted(values, reverse=True) if what == "date" else values)]
-            for what, values in facts.items()
-        ],
+        facts=table.joined([document.facts for document in documents]),
         default=documents[0].default,
         rows={part: rows for document in documents for part, rows in document.rows.items()},
         broken=[cell for document in documents for cell in document.broken],

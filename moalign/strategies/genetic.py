@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 from annotated_types import Ge
 
-from moalign.strategies.optuna import Coordinates, OptunaStrategy, Space, own_seed
+from moalign.strategies.optuna import OptunaStrategy, SimplexCoordinates, Space, own_seed
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -50,7 +50,7 @@ class GeneticStrategy(OptunaStrategy):
     individual, and would fill a generation with one set of weights.
     """
 
-    coordinates: ClassVar[Coordinates] = "cuts"
+    coordinates: ClassVar[SimplexCoordinates] = "cuts"
     minimises: ClassVar[bool] = True
 
     def __init__(self, *, population: Annotated[int, Ge(2)] = 6) -> None:

@@ -7,7 +7,7 @@ functions of a history. Shapes: N points, K objectives of the front (the last ax
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -216,6 +216,23 @@ def with_proposal(history: History, proposal: Proposal) -> History:
         made={**history.made, **new},
         proposed=history.proposed + 1,
     )
+
+
+def one_by_one(
+    history: History, n: int, next_one: Callable[[History], Proposal | None]
+) -> list[Proposal]:
+    """Return up to ``n`` proposals, each made knowing that those before it run.
+
+    Args:
+        history: what is known before the first.
+        n: at most so many.
+        next_one: returns the next proposal, or None if there is none.
+    """
+    found: list[Proposal] = []
+    while len(found) < n and (proposal := next_one(history)) is not None:
+        found.append(proposal)
+        history = with_proposal(history, proposal)
+    return found
 
 
 def is_soup(proposal: Proposal) -> bool:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.study import Study
 
-Coordinates = Literal["stick", "cuts", "mirrored-cuts"]
+SimplexCoordinates = Literal["stick", "cuts", "mirrored-cuts"]
 """What Optuna sees of K weights on a simplex: K - 1 numbers in [0, 1], uniform if the weights are.
 
 ``stick``: how much each weight takes of what those before it have left. ``cuts``: where [0, 1] is
@@ -50,7 +50,7 @@ class OptunaStrategy(Strategy):
         minimises: True if it is only at home with values to be minimised; it gets them negated.
     """
 
-    coordinates: ClassVar[Coordinates] = "stick"
+    coordinates: ClassVar[SimplexCoordinates] = "stick"
     minimises: ClassVar[bool] = False
 
     @abstractmethod
@@ -154,7 +154,7 @@ class Space:
         coordinates: of weights on a simplex.
     """
 
-    def __init__(self, space: Mapping[str, Parameter], coordinates: Coordinates) -> None:
+    def __init__(self, space: Mapping[str, Parameter], coordinates: SimplexCoordinates) -> None:
         self.space = space
         most = {"stick": 0.0, "cuts": math.inf, "mirrored-cuts": MOST_MIRRORED}[coordinates]
         self._cut = [

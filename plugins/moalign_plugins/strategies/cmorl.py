@@ -11,7 +11,7 @@ from annotated_types import Ge, Le
 from moalign.components import Strategy
 from moalign.errors import OptionError
 from moalign.strategies.coordinates import Coordinates
-from moalign.strategies.kept import Checkpoint, checkpoint, point_name, with_proposal
+from moalign.strategies.kept import Checkpoint, checkpoint, one_by_one, point_name
 from moalign.types import History, Objective, Observation, Proposal, Simplex, Start
 
 Extension = tuple[int, Checkpoint, str]
@@ -142,16 +142,14 @@ class ConstrainedExtension(Strategy):
 
     def propose(self, history: History, n: int, seed: int) -> list[Proposal]:
         """Return extensions of the front, or policies from scratch where none is possible."""
-        proposals: list[Proposal] = []
-        for _ in range(n):
-            proposal = None
-            if history.proposed >= (self.seeds or _first(history)):
-                proposal = self._extension(history)
-            if proposal is None:
-                proposal = Proposal(_drawn(history, random.Random(f"{seed}/{history.proposed}")))
-            proposals.append(proposal)
-            history = with_proposal(history, proposal)
-        return proposals
+        return one_by_one(history, n, lambda known: self._next(known, seed))
+
+    def _next(self, history: History, seed: int) -> Proposal:
+        extension = None
+        if history.proposed >= (self.seeds or _first(history)):
+            extension = self._extension(history)
+        drawn = random.Random(f"{seed}/{history.proposed}")
+        return extension or Proposal(_drawn(history, drawn))
 
     def _extension(self, history: History) -> Proposal | None:
         """Return the next extension; None if no point can be extended."""

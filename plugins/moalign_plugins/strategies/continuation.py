@@ -12,12 +12,12 @@ from moalign.components import Strategy, by_name
 from moalign.errors import OptionError
 from moalign.strategies.kept import (
     axis_weights,
+    one_by_one,
     point_name,
     preference_path,
     proposals_so_far,
     ranked,
     values_by_policy,
-    with_proposal,
 )
 from moalign.types import History, Observation, Proposal, Start
 
@@ -125,14 +125,7 @@ class Continuation(Strategy):
 
     def propose(self, history: History, n: int, seed: int) -> list[Proposal]:
         """Return what is to be tried again from scratch, then what the other strategy proposes."""
-        found: list[Proposal] = []
-        while len(found) < n:
-            proposal = self._next(history, seed)
-            if proposal is None:
-                break
-            found.append(proposal)
-            history = with_proposal(history, proposal)
-        return found
+        return one_by_one(history, n, lambda known: self._next(known, seed))
 
     def _next(self, history: History, seed: int) -> Proposal | None:
         path = preference_path(history, "strategy continuation", self.by)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 from annotated_types import Ge
 
 from moalign.errors import OptionError
-from moalign.strategies.optuna import Coordinates, OptunaStrategy, Space
+from moalign.strategies.optuna import OptunaStrategy, SimplexCoordinates, Space
 from moalign.types import History
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class GaussianProcess(OptunaStrategy):
     """
 
     name: ClassVar[str] = "gp"
-    coordinates: ClassVar[Coordinates] = "mirrored-cuts"
+    coordinates: ClassVar[SimplexCoordinates] = "mirrored-cuts"
 
     def __init__(self, *, startup: Annotated[int, Ge(1)] = 8) -> None:
         """Take the number of random trials.

@@ -21,11 +21,11 @@ from moalign.strategies.kept import (
     mixed_params,
     neighbours,
     normalised,
+    one_by_one,
     point_name,
     proposals_so_far,
     ranked,
     values_by_policy,
-    with_proposal,
 )
 from moalign.types import History, Observation, Proposal, Start
 
@@ -147,14 +147,7 @@ class Soups(Strategy):
 
     def propose(self, history: History, n: int, seed: int) -> list[Proposal]:
         """Return soups at their turns, and what the other strategy proposes between them."""
-        found: list[Proposal] = []
-        while len(found) < n:
-            proposal = self._next(history, seed)
-            if proposal is None:
-                break
-            found.append(proposal)
-            history = with_proposal(history, proposal)
-        return found
+        return one_by_one(history, n, lambda known: self._next(known, seed))
 
     def _next(self, history: History, seed: int) -> Proposal | None:
         if self.strategy is None:

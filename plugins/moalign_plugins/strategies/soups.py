@@ -56,7 +56,8 @@ class Soups(Strategy):
     by three: their interior multiples and the centre. Of all these the next one is the soup that
     would lie farthest from whatever has been measured, if the path were straight; distances are in
     units of the bounds. So the widest gap is filled first, and each measured soup says where the
-    next one is due. Three corners give 13 soups with `divisions: 4`.
+    next one is due. Three corners give 13 soups with `divisions: 4`. A soup that pushes a policy
+    that it is made of off the front stands in for it: it is mixed with its neighbours, once.
 
     **For a preference.** Mixed are the three trained policies that are worth most to it (fewer if
     there are fewer), evenly at first, then nearer to the best: a preference that was not trained
@@ -162,13 +163,15 @@ class Soups(Strategy):
 
     def _soup(self, history: History) -> Proposal | None:
         """Return the soup that is to be tried next, or None if there is none."""
-        tried = {_parts(p.start): p for p in proposals_so_far(history).values() if is_soup(p)}
+        made = [p.start for p in proposals_so_far(history).values() if is_soup(p)]
+        starts = {checkpoint(o): o.start for o in history.observations if o.step == 0}
+        tried = {_in_full(_parts(start), starts) for start in made}
         offers, policies = self._offers(history)
         mine = [m for m in tried if {where for where, _ in m} <= set(policies)]
         count = len(tried if self.preference is None else mine)
         if self.count is not None and count >= self.count:
             return None
-        left = [offer for offer in offers if offer.parts not in tried]
+        left = [offer for offer in offers if _in_full(offer.parts, starts) not in tried]
         if not left:
             return None
         best = min(left, key=lambda offer: (*offer.order, offer.parts))
@@ -198,7 +201,7 @@ class Soups(Strategy):
         rows_NK = np.array([o.values_K for o in seen]).reshape(-1, len(history.objectives))
         marks = pareto.is_nondominated(rows_NK)
         front = [o for o, marked in zip(seen, marks, strict=True) if marked and o.kept]
-        points = [o for o in front if o.step > 0]
+        points = _ingredients(front)
         policies = {checkpoint(o): o for o in reversed(points)}  # of several conditions the first
         known_MK = np.array(_known(history, front))
         offers = []
@@ -268,6 +271,21 @@ def _groups(points: Sequence[Observation], history: History) -> Iterator[tuple[O
     yield from itertools.combinations(corners.values(), 3)
 
 
+def _ingredients(front: Sequence[Observation]) -> list[Observation]:
+    """Return what is mixed: the trained policies of a front, and soups that stand in for others.
+
+    A soup of trained policies stands in if one of these is not on the front any more: the gap
+    between that one and its neighbours is now the soup's.
+    """
+    trained = {checkpoint(o) for o in front if o.step > 0}
+    return [
+        o
+        for o in front
+        if o.step > 0
+        or (all(step > 0 for _, step in o.start.points) and not trained.issuperset(o.start.points))
+    ]
+
+
 def _best(points: Sequence[Observation]) -> Iterator[Observation]:
     """Yield for each objective the point that is best in it, of equal ones the first."""
     for k in range(len(points[0].values_K) if points else 0):
@@ -313,6 +331,16 @@ def _shares(size: int, divisions: int) -> Iterator[tuple[Fraction, ...]]:
 def _parts(start: Start) -> Parts:
     shares = [Fraction(share).limit_denominator(1000) for share in start.shares]
     return _sorted(zip(start.points, shares, strict=True))
+
+
+def _in_full(parts: Parts, starts: Mapping[Checkpoint, Start]) -> Parts:
+    """Return what a soup comes to in trained policies, whatever it was mixed from."""
+    shares: dict[Checkpoint, Fraction] = {}
+    for where, share in parts:
+        inner = _parts(starts[where]) if where in starts else ((where, Fraction(1)),)
+        for trained, part in inner:
+            shares[trained] = shares.get(trained, Fraction(0)) + share * part
+    return _sorted(shares.items())
 
 
 def _sorted(mixed: Any) -> Parts:

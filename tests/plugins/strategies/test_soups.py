@@ -124,6 +124,31 @@ def test_only_what_was_trained_and_is_kept_on_the_front_is_mixed():
     assert proposal.start.points == ((0, STEPS), (1, 12)), "it was trained, if not from scratch"
 
 
+def test_a_soup_stands_in_for_a_policy_that_it_pushed_off_the_front():
+    gone = seen(0, (0.9, 1.0), 0.9, kept=False)
+    better = soup(2, (0.9, 2.0), {(0, STEPS): 0.75, (1, STEPS): 0.25})
+    told = [gone, ENDS[1], better]
+    halves = Soups(divisions=2)
+    (proposal,) = halves.propose(history(told), 1, 0)
+    assert dict(zip(proposal.start.points, proposal.start.shares, strict=True)) == {
+        (1, STEPS): 0.5,
+        (2, 0): 0.5,
+    }
+    told.append(soup(3, (0.5, 5.0), {(1, STEPS): 0.5, (2, 0): 0.5}))
+    assert not halves.propose(history(told), 1, 0), "a soup of soups is not mixed once more"
+
+
+def test_the_same_soup_mixed_in_another_way_is_not_tried_again():
+    gone = seen(0, (0.9, 1.0), 0.9, kept=False)
+    told = [
+        gone,
+        ENDS[1],
+        soup(2, (0.9, 2.0), {(0, STEPS): 0.75, (1, STEPS): 0.25}),
+        soup(3, (0.2, 2.0), {(0, STEPS): 0.375, (1, STEPS): 0.625}, kept=False),
+    ]
+    assert not Soups(divisions=2).propose(history(told), 1, 0)
+
+
 def test_what_was_tried_is_not_tried_again():
     half = Proposal(params(0.5), Start(((1, STEPS), (0, STEPS)), (0.5, 0.5)), 0)
     for how in ("pending", "failed"):

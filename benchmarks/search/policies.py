@@ -19,7 +19,7 @@ from benchmarks.search import policies_report
 from benchmarks.search.cells import Cell
 from benchmarks.search.entries import source
 from benchmarks.search.part import Mode, Part, Planned, Room
-from benchmarks.search.policies_report import FULL, GRID, SMALL
+from benchmarks.search.policies_report import COLD, FULL, GRID, SMALL, WARM
 from moalign import hookimpl, pareto, plugins
 from moalign.components import Strategy
 from moalign.plugins import Catalogue
@@ -66,15 +66,16 @@ class Method:
 WHOLE: Final = 600
 """Training steps of the grid: 15 weights, 40 steps each."""
 
+_GP: Final = "{gp: {startup: 4}}"
+_CONTINUATION: Final = f"{{continuation: {{strategy: {_GP}, after: 4, steps: 12}}}}"
+
 METHODS: Final[Mapping[str, Method]] = {
     GRID: Method("{grid: {divisions: 4}}", ("grid",), WHOLE),
     "random": Method("random", ("random",), WHOLE),
-    FULL: Method(
-        "{continuation: {strategy: {gp: {startup: 4}}, after: 4, steps: 12}}",
-        ("continuation", "gp", "soups"),
-        SMALL,
-        soups=12,
-    ),
+    COLD: Method(_GP, ("gp",), WHOLE),
+    # As far as it takes to see about as many trials as the others have.
+    WARM: Method(_CONTINUATION, ("continuation", "gp"), 2 * SMALL),
+    FULL: Method(_CONTINUATION, ("continuation", "gp", "soups"), SMALL, soups=12),
 }
 
 

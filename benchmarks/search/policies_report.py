@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,6 +24,9 @@ Floats = NDArray[np.float64]
 
 GRID: Final = "grid"
 FULL: Final = "full method"
+COLD: Final = "gp"
+WARM: Final = "continuation"
+"""The same strategy with and without warm starts; the full method adds soups."""
 SMALL: Final = 200
 """Training steps within which the full method is to reach what the grid has in the end."""
 
@@ -72,6 +76,7 @@ def section(rows: Rows, default: str, pictures: Mapping[str, str]) -> list[str]:
         parts.append(f"### {bed}")
         parts.append(table.markdown(*_methods(rows, bed)))
         parts.append(table.markdown(*_differences(rows, bed)))
+        parts += _going_on(rows, bed)
         if bed in pictures:
             parts.append(f"![Expected utility against training steps on {bed}]({pictures[bed]})")
     return parts
@@ -214,6 +219,79 @@ def _differences(rows: Rows, bed: str) -> tuple[list[str], list[list[str]]]:
         if (entry, steps) != (GRID, None)
     ]
     return header, lines
+
+
+def _going_on(rows: Rows, bed: str) -> list[str]:
+    """Return what trials that go on with a policy save, and what they cost."""
+    pairs = _side_by_side(rows, bed)
+    if not pairs:
+        return []
+    said = [_courses(warm) for _, warm in pairs.values()]
+    went, again = (sum(column) for column in zip(*said, strict=True))
+    header = ["continuation beside gp", "steps", "steps of gp", "expected utility, minus gp's",
+              "hypervolume, minus gp's"]  # fmt: skip
+    lines = []
+    for name, cut in (("equal numbers of trials", _equal_trials), ("equal steps", _equal_steps)):
+        cuts = {seed: cut(cold, warm) for seed, (cold, warm) in pairs.items()}
+        differences = [
+            goal.mean(
+                {
+                    seed: measures(pairs[seed][1], warm, 1)[measure]
+                    - measures(pairs[seed][0], cold, 1)[measure]
+                    for seed, (cold, warm) in cuts.items()
+                }
+            )
+            for measure in ("utility", "volume")
+        ]
+        lines.append(
+            [
+                name,
+                _mean([warm.steps for _, warm in cuts.values()]),
+                _mean([cold.steps for cold, _ in cuts.values()]),
+                *map(signed, differences),
+            ]
+        )
+    return [
+        f"**Warm starts.** `{WARM}` is `{COLD}` whose trials, once four have ended, go on with the "
+        f"policy that is worth most to them. Over the seeds {went} trials did. {again} more were "
+        "trained in full after that, nearly all because such a trial had made no progress and its "
+        "parameters were tried from scratch; the steps below include both.",
+        table.markdown(header, lines),
+    ]
+
+
+def _side_by_side(rows: Rows, bed: str) -> dict[int, tuple[Row, Row]]:
+    """Return the cells without and with warm starts, by seed."""
+    found = {(r.entry, r.seed): r for r in rows if r.bed == bed}
+    seeds = sorted({seed for _, seed in found})
+    return {
+        seed: (found[COLD, seed], found[WARM, seed])
+        for seed in seeds
+        if (COLD, seed) in found and (WARM, seed) in found
+    }
+
+
+def _courses(row: Row) -> tuple[int, int]:
+    """Return how many trials went on, and how many were trained in full after the first of them."""
+    totals = [0, *(front.steps for front in fronts(row))]
+    lengths = [after - before for before, after in itertools.pairwise(totals)]
+    whole = max(lengths)
+    first = next((n for n, length in enumerate(lengths) if length < whole), len(lengths))
+    late = lengths[first:]
+    return sum(length < whole for length in late), sum(length == whole for length in late)
+
+
+def _equal_trials(cold: Row, warm: Row) -> tuple[Front, Front]:
+    """Return both fronts after as many trials as the shorter of them has."""
+    count = min(len(row.data["fronts"]) for row in (cold, warm))
+    return fronts(cold)[count - 1], fronts(warm)[count - 1]
+
+
+def _equal_steps(cold: Row, warm: Row) -> tuple[Front, Front]:
+    """Return both fronts within as many steps as the one that took fewer has taken."""
+    steps = min(row.data["fronts"][-1]["steps"] for row in (cold, warm))
+    within = [[f for f in fronts(row) if f.steps <= steps][-1] for row in (cold, warm)]
+    return within[0], within[1]
 
 
 def _named(entry: str, steps: int | None) -> str:

@@ -88,11 +88,25 @@ def test_the_goal_is_the_grids_end_with_few_steps():
     assert policies_report.draw(ROWS)["toy"].startswith(b"\x89PNG")
 
 
+def test_warm_starts_are_read_beside_the_same_search_without_them():
+    cold = row("gp", *(front(40 * n, point(0.1 * n, 1.0)) for n in range(1, 7)))
+    lengths = (40, 40, 12, 12, 40, 12)  # one made no progress
+    totals = [sum(lengths[: n + 1]) for n in range(len(lengths))]
+    warm = row("continuation", *(front(t, point(0.1 * n, 1.4)) for n, t in enumerate(totals, 1)))
+    (said, table) = policies_report._going_on([cold, warm], "toy")
+    assert "Over the seeds 3 trials did. 1 more" in said
+    rows = {line.split(" | ")[0].strip("| "): line for line in table.splitlines()}
+    # Utilities: 0.1 n and (0.1 n + b / 2) / 2; b counts in units of its bounds.
+    assert "| 156 | 240 | +0.050 | +0.120 |" in rows["equal numbers of trials"]
+    # 120 steps of gp, three trials; 156 of continuation, six trials.
+    assert "| 156 | 120 | +0.275 | +0.270 |" in rows["equal steps"]
+
+
 def test_the_plan_trains_in_the_full_mode_only():
     installed = plugins.load(())
     assert policies.plan(MODES["quick"], installed) == []
     planned = policies.plan(MODES["full"], installed)
-    assert len({one.cell for one in planned}) == 2 * 3 * 3
+    assert len({one.cell for one in planned}) == 2 * 3 * len(policies.METHODS)
     assert all(f"seed={one.cell.seed}" in one.settings["overrides"] for one in planned)
 
 

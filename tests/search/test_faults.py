@@ -29,7 +29,7 @@ from moalign.types import BASE, Proposal, Start
 from moalign_plugins.executors.processes import Processes
 
 SUPPORT = Path(__file__).parent.parent / "support"
-MOMENTS = 20
+MOMENTS = 12
 HANG = json.dumps([{"trial": 2, "step": 3, "kind": "hang"}])
 
 DRIVER = """
@@ -68,14 +68,33 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
+FROM_EACH_OTHER = (
+    "search.strategy={soups: {strategy: {continuation: {strategy: random, steps: 3, after: 2}}, "
+    "every: 3}}",
+    "search.trials=10",
+    "search.rungs=[2]",
+)
+
+
 @pytest.mark.e2e
-def test_a_driver_killed_at_any_moment_goes_on_to_the_same_archive(tmp_path: Path):
-    with script(str(SUPPORT / "killing.py"), str(tmp_path), str(MOMENTS)) as process:
+@pytest.mark.parametrize(
+    ("workers", "changes"),
+    [(1, ()), (3, ()), (1, FROM_EACH_OTHER), (3, FROM_EACH_OTHER)],
+    ids=["one", "three", "one, from each other", "three, from each other"],
+)
+def test_a_driver_killed_at_any_moment_goes_on_to_the_same_archive(
+    tmp_path: Path, workers: int, changes: tuple[str, ...]
+):
+    given = (str(tmp_path), str(MOMENTS), str(workers), *changes)
+    with script(str(SUPPORT / "killing.py"), *given) as process:
         told = json.loads(process.stdout.read())
     assert process.returncode == 0
     assert told["different"] == []
     assert len(set(told["moments"])) == MOMENTS
     assert told["calls"] > 200
+    if changes:
+        assert any("steps=0" in proposal for proposal in told["proposals"]), "a soup"
+        assert any("steps=3" in proposal for proposal in told["proposals"]), "a warm start"
 
 
 def ended_within(seconds: float, workers: list[int]) -> bool:

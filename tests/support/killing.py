@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from quick import archive, quick_run
+from quick import Pairs, archive, quick_run
 
 from moalign.search.folders import RunFolder
 from moalign.search.record import read
@@ -45,13 +45,13 @@ def count_calls(at: int) -> Callable[[], int]:
     return lambda: count
 
 
-def drive(folder: Path, at: int) -> tuple[bool, int]:
+def drive(folder: Path, at: int, workers: int, changes: list[str]) -> tuple[bool, int]:
     """Run the study in a process of its own; return whether it was killed, and its calls."""
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
         calls = count_calls(at)
-        quick_run(folder)
+        quick_run(folder, *changes, executor=Pairs(workers))
         total = calls()
         with open(theirs, "w", closefd=False) as pipe:
             pipe.write(str(total))
@@ -67,23 +67,26 @@ def drive(folder: Path, at: int) -> tuple[bool, int]:
     return False, int(told)
 
 
-def main(folder: Path, moments: int) -> None:
-    _, total = drive(folder / "whole", at=0)
+def main(folder: Path, moments: int, workers: int, changes: list[str]) -> None:
+    given = workers, changes
+    _, total = drive(folder / "whole", 0, *given)
     whole = archive(read(RunFolder(folder / "whole")))
     different = []
     chosen = random.Random(0).sample(range(1, total + 1), moments)
     for moment in chosen:
         mine = folder / str(moment)
-        killed, _ = drive(mine, at=moment)
+        killed, _ = drive(mine, moment, *given)
         assert killed, moment
         # Twice: the one that goes on is killed as well, a few calls later.
-        drive(mine, at=3 + moment % 7)
-        killed, _ = drive(mine, at=0)
+        drive(mine, 3 + moment % 7, *given)
+        killed, _ = drive(mine, 0, *given)
         assert not killed, moment
         found = archive(read(RunFolder(mine)))
         different += [(moment, part) for part in whole if found[part] != whole[part]]
-    print(json.dumps({"calls": total, "moments": chosen, "different": different}))
+    starts = [trial[0] for trial in whole["trials"].values()]
+    told = {"calls": total, "moments": chosen, "different": different, "proposals": starts}
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])

@@ -7,6 +7,7 @@ from collections.abc import Container
 
 from moalign.components import Strategy
 from moalign.errors import MoalignError, StudyError
+from moalign.execution import told
 from moalign.search.archive import Run
 from moalign.search.asking import ask
 from moalign.study.loading import as_proposed
@@ -41,11 +42,21 @@ def check(study: Study, strategy: Strategy, trials: int) -> None:
     """Check, before any training, that the strategy can search the study.
 
     Raises:
-        MoalignError: the space cannot be searched this way, or the study not run what would come.
+        MoalignError: the space cannot be searched this way, the study not run what would come, or
+            the strategy raised.
     """
     known = history(study, trials)
-    strategy.check(known)
-    for proposal in strategy.previews(known):
+    try:
+        strategy.check(known)
+        previews = strategy.previews(known)
+    except MoalignError:
+        raise
+    except Exception as error:
+        raise StudyError(
+            f"strategy {strategy.name} could not say whether it can search this study: "
+            f"{told(error)}; nothing has been trained"
+        ) from error
+    for proposal in previews:
         try:
             as_proposed(study, proposal)
         except MoalignError as error:

@@ -130,6 +130,25 @@ def test_a_strategy_that_cannot_search_the_space_is_refused_before_anything(tmp_
     assert not (tmp_path / "mine").exists()
 
 
+@pytest.mark.parametrize("method", ["check", "previews"])
+def test_a_strategy_that_raises_before_anything_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+):
+    study = quick_study()
+
+    def divides(history):
+        return 1 / 0
+
+    monkeypatch.setattr(study.strategy, method, divides)
+    with pytest.raises(StudyError) as caught:
+        quick_run(tmp_path / "mine", study=study)
+    assert str(caught.value).startswith(
+        "strategy random could not say whether it can search this study: ZeroDivisionError: "
+        "division by zero (test_driver.py line "
+    )
+    assert not (tmp_path / "mine").exists()
+
+
 # --- another study, another driver -------------------------------------------------------------
 
 

@@ -125,7 +125,8 @@ def _require_policies(run: Run) -> None:
     if gone:
         raise RecordError(
             f"run {run.folder.name} has lost policies of its front, so they cannot be mixed: "
-            f"{', '.join(gone)}; put them back, or train the study again with --run NAME"
+            f"{', '.join(gone)}; put them back, or give the command that began the run once more: "
+            "it trains them again"
         )
 
 

@@ -109,7 +109,7 @@ class Continuation(Strategy):
         self.corners_first = strategy.corners_first  # type: ignore[misc]
 
     def check(self, history: History) -> None:
-        """Refuse a space without weights to value by, and steps that save none."""
+        """Refuse a space without weights to value by, steps that save none, and `cmorl` within."""
         preference_path(history, "strategy continuation", self.by)
         if self.steps >= history.steps:
             raise OptionError(
@@ -118,6 +118,13 @@ class Continuation(Strategy):
                 "steps",
             )
         self.strategy.check(history)
+        if any(proposal.settings for proposal in self.strategy.previews(history)):
+            raise OptionError(
+                f"strategy continuation: `strategy: {self.strategy.name}` says itself where its "
+                "trials begin, and would never see what they come to; use it alone, or choose one "
+                "that proposes parameters, such as gp",
+                "strategy",
+            )
 
     def previews(self, history: History) -> Sequence[Proposal]:
         """Return those of the other strategy."""

@@ -16,6 +16,7 @@ from moalign.errors import OptionError
 from moalign.options import construct
 from moalign.testing.strategy import PROPERTIES
 from moalign.types import FloatRange, History, Observation, Proposal, Simplex, Start
+from moalign_plugins.strategies.cmorl import ConstrainedExtension
 from moalign_plugins.strategies.continuation import Continuation
 from moalign_plugins.strategies.grid import Grid
 from moalign_plugins.strategies.random import Random
@@ -265,6 +266,10 @@ def test_check():
     dense = Continuation(strategy=Grid(points=10_000, divisions=100))
     with pytest.raises(OptionError, match="strategy grid: the space has"):
         dense.check(history([]))
+    both = {PATH: Simplex(tuple(o.name for o in history([]).objectives))}
+    within = Continuation(strategy=ConstrainedExtension())
+    with pytest.raises(OptionError, match="`strategy: cmorl` says itself where its trials begin"):
+        within.check(history([], space=both))
 
 
 @pytest.mark.parametrize("check", PROPERTIES, ids=lambda check: check.__name__)

@@ -586,6 +586,11 @@ class Proposal:
     reason: str = ""
 
     @property
+    def soup(self) -> bool:
+        """True if nothing is trained: the start is measured alone."""
+        return self.steps == 0 and not self.start.scratch
+
+    @property
     def values(self) -> dict[str, Any]:
         """What it sets in the study, by path: settings, and the parameters that these leave."""
         kept = {
@@ -623,6 +628,11 @@ class Observation:
     stderr_K: tuple[float, ...]
     cost: Cost
     kept: bool = False
+
+    @property
+    def name(self) -> str:
+        """What people call the policy that was measured: ``t03``, at a rung ``t03-s15``."""
+        return f"t{self.trial:02d}" + ("" if self.full else f"-s{self.step}")
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def _run(
     total = trials or study.section.search.trials
     earlier = earlier_run(study, folder)
     if earlier is not None and is_finished(earlier, total):
-        made, soups = len(earlier.trials), sum(t.total == 0 for t in earlier.trials.values())
+        made, soups = len(earlier.trials), sum(t.proposal.soup for t in earlier.trials.values())
         more = f"above {made} adds trials: {soups} of these are soups" if soups else "N adds trials"
         console.print(f"{folder} is finished; nothing to train (--trials {more})")
         show_front(console, earlier, front_of(earlier))

@@ -256,9 +256,7 @@ def _base(run: Run) -> Point:
 
 def point_id(seen: Observation, number: int) -> str:
     """Return a point's short name; ``number`` is that of its condition, from 0."""
-    rung = "" if seen.full else f"-s{seen.step}"
-    condition = "" if seen.condition is None else f"-c{number + 1}"
-    return f"t{seen.trial:02d}{rung}{condition}"
+    return seen.name + ("" if seen.condition is None else f"-c{number + 1}")
 
 
 def fixed_weights(run: Run) -> Mapping[str, float] | None:

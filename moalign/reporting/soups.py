@@ -65,9 +65,8 @@ class Answer:
 
 
 def soups_of(run: Run) -> list[int]:
-    """Return the numbers of a run's soups: trials of no steps that began from several policies."""
-    return [n for n, trial in run.trials.items() if len(trial.proposal.start.points) > 1
-            and trial.total == 0]  # fmt: skip
+    """Return the numbers of a run's soups."""
+    return [number for number, trial in run.trials.items() if trial.proposal.soup]
 
 
 def beside_mixtures(run: Run, table: PointTable) -> str:

@@ -42,11 +42,6 @@ def checkpoint(observation: Observation) -> Checkpoint:
     return observation.trial, observation.step
 
 
-def point_name(observation: Observation) -> str:
-    """Return a measured policy as people know it: ``t03``, at a rung ``t03-s15``."""
-    return f"t{observation.trial:02d}" + ("" if observation.full else f"-s{observation.step}")
-
-
 # --- what a policy is worth --------------------------------------------------------------------
 
 
@@ -233,11 +228,6 @@ def one_by_one(
         found.append(proposal)
         history = with_proposal(history, proposal)
     return found
-
-
-def is_soup(proposal: Proposal) -> bool:
-    """Return True if nothing is trained: the start is measured alone."""
-    return proposal.steps == 0 and not proposal.start.scratch
 
 
 def mixed_params(

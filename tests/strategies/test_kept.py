@@ -124,13 +124,13 @@ def test_what_was_proposed_is_known_from_anywhere():
     later = kept.with_proposal(known, Proposal(params(0.3)))
     found = kept.proposals_so_far(later)
     assert list(found) == [0, 1, 2]
-    assert [kept.is_soup(p) for p in found.values()] == [False, True, False]
+    assert [p.soup for p in found.values()] == [False, True, False]
     assert later.proposed == 3
     assert list(known.made) == [0, 1], "the history is left alone"
 
 
 def test_names():
-    assert kept.point_name(seen(3, (0, 0))) == "t03"
-    assert kept.point_name(seen(3, (0, 0), step=15, full=False)) == "t03-s15"
+    assert seen(3, (0, 0)).name == "t03"
+    assert seen(3, (0, 0), step=15, full=False).name == "t03-s15"
     assert str(kept.Value(0.5, 0.02)) == "0.500 ± 0.020"
     assert kept.checkpoint(seen(3, (0, 0))) == (3, 40)

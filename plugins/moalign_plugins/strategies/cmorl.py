@@ -11,7 +11,7 @@ from annotated_types import Ge, Le
 from moalign.components import Strategy
 from moalign.errors import OptionError
 from moalign.strategies.coordinates import Coordinates
-from moalign.strategies.kept import Checkpoint, checkpoint, one_by_one, point_name
+from moalign.strategies.kept import Checkpoint, checkpoint, one_by_one
 from moalign.types import History, Objective, Observation, Proposal, Simplex, Start
 
 Extension = tuple[int, Checkpoint, str]
@@ -182,7 +182,7 @@ class ConstrainedExtension(Strategy):
             start=Start((checkpoint(source),), (1.0,)),
             steps=self.steps or max(1, history.steps // 4),
             settings=self._settings(primary.name, held),
-            reason=f"extends {primary.name} from {point_name(source)} and keeps {kept}",
+            reason=f"extends {primary.name} from {source.name} and keeps {kept}",
         )
 
     def threshold(self, objective: Objective, value: float) -> float:

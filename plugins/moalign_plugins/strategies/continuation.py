@@ -13,7 +13,6 @@ from moalign.errors import OptionError
 from moalign.strategies.kept import (
     axis_weights,
     one_by_one,
-    point_name,
     preference_path,
     proposals_so_far,
     ranked,
@@ -223,7 +222,7 @@ def _plain(proposal: Proposal) -> bool:
 
 
 def _named(source: Observation) -> str:
-    name = point_name(source)
+    name = source.name
     return f"{name}, a soup" if source.step == 0 else f"{name} at step {source.step}"
 
 

@@ -17,12 +17,10 @@ from moalign.strategies.kept import (
     Checkpoint,
     axis_weights,
     checkpoint,
-    is_soup,
     mixed_params,
     neighbours,
     normalised,
     one_by_one,
-    point_name,
     proposals_so_far,
     ranked,
     values_by_policy,
@@ -156,14 +154,14 @@ class Soups(Strategy):
         turn = history.proposed % self.every == self.every - 1
         if turn and (soup := self._soup(history)) is not None:
             return soup
-        soups = sum(map(is_soup, proposals_so_far(history).values()))
+        soups = sum(proposal.soup for proposal in proposals_so_far(history).values())
         others = replace(history, proposed=history.proposed - soups)
         proposal = next(iter(self.strategy.propose(others, 1, seed)), None)
         return self._soup(history) if proposal is None and not turn else proposal
 
     def _soup(self, history: History) -> Proposal | None:
         """Return the soup that is to be tried next, or None if there is none."""
-        made = [p.start for p in proposals_so_far(history).values() if is_soup(p)]
+        made = [p.start for p in proposals_so_far(history).values() if p.soup]
         starts = {checkpoint(o): o.start for o in history.observations if o.step == 0}
         tried = {_in_full(_parts(start), starts) for start in made}
         offers, policies = self._offers(history)
@@ -313,7 +311,7 @@ def _known(history: History, front: Sequence[Observation]) -> list[Floats]:
     by_point = {checkpoint(o): o for o in history.observations}
     for proposal in history.pending.values():
         group = [by_point[point] for point in proposal.start.points if point in by_point]
-        if is_soup(proposal) and len(group) == len(proposal.start.points):
+        if proposal.soup and len(group) == len(proposal.start.points):
             known.append(_straight(proposal.start.shares, group, history))
     return [values_K for values_K in known if np.isfinite(values_K).all()]
 
@@ -349,5 +347,5 @@ def _sorted(mixed: Any) -> Parts:
 
 def _said(parts: Parts, ingredients: Sequence[Observation]) -> str:
     """Return what a soup is made of as text: ``1/4 t03 and 3/4 t07``."""
-    said = [f"{s} {point_name(o)}" for (_, s), o in zip(parts, ingredients, strict=True)]
+    said = [f"{s} {o.name}" for (_, s), o in zip(parts, ingredients, strict=True)]
     return f"{', '.join(said[:-1])} and {said[-1]}"

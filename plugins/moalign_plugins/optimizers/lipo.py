@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from moalign.optimizers.lists import ListOptimizer
@@ -21,21 +22,21 @@ class Lipo(ListOptimizer):
     tau the rank of a completion by r among those of its list, 1 for the highest::
 
         loss = sum over s_i > s_j of  -weight_ij log sigmoid(beta (r_i - r_j))
-        weight_ij = |2^g_i - 2^g_j| |1 / log(1 + tau_i) - 1 / log(1 + tau_j)|
-        g_i = (s_i - min s) / (max s - min s)
+        weight_ij = |2^g_i - 2^g_j| |1 / log(1 + tau_i) - 1 / log(1 + tau_j)| / c
+        g_i = (s_i - min s) / (max s - min s),    c = 1 / log 2 - 1 / log 3
 
     so a pair counts by what its exchange would do to the list's discounted gain. Ranks have no
     gradient. Of log-ratios that are equal up to rounding, as all are before the first step, the
     better completion counts as ranked higher; completions that are equal in both share the mean of
     their ranks. Missing scores are not in the list.
 
-    A list of two is ``dpo`` times 1 / log 2 - 1 / log 3 = 0.5325.
+    A list of two is ``dpo``.
 
     Source:
         "LiPO: Listwise Preference Optimization through Learning-to-Rank", Liu et al. 2024, arXiv
         2402.01878, LiPO-lambda. Differs: gains are of scores brought to [0, 1] within their list,
-        so that an objective's units do not matter (there: probabilities to win); several
-        objectives, whose losses are a weighted sum.
+        so that an objective's units do not matter (there: probabilities to win); divided by c, so
+        that a list of two is a pair; several objectives, whose losses are a weighted sum.
 
     When to use it:
         More than two completions per prompt with graded scores: samples of the base policy
@@ -63,10 +64,14 @@ class Lipo(ListOptimizer):
         discounts = 1.0 / (1.0 + _ranks(ratios_PG.detach(), scores, groups.rounding_PG)).log()
         # Axes: prompt, i, j, objective. A comparison with NaN is False.
         better = scores[:, :, None] > scores[:, None]
-        exchanged = (discounts[:, :, None] - discounts[:, None]).abs()
+        exchanged = (discounts[:, :, None] - discounts[:, None]).abs() / OF_TWO
         weights = (gains[:, :, None] - gains[:, None]) * exchanged
         h = (ratios_PG[:, :, None] - ratios_PG[:, None])[..., None]
         return -(weights.masked_fill(~better, 0.0) * logsigmoid(self.beta * h)).sum((1, 2))
+
+
+OF_TWO = 1.0 / math.log(2.0) - 1.0 / math.log(3.0)
+"""What an exchange does to the discounts of a list of two."""
 
 
 def _gains(scores_PGK: Tensor) -> Tensor:

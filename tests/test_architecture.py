@@ -134,6 +134,31 @@ def test_plugins_import_the_host_only(file: Path) -> None:
             assert names[1] in OPEN_TO_PLUGINS | public, f"{file}:{line} imports {module}"
 
 
+def code_lines(file: Path) -> int:
+    """Return how many lines hold code: no blank ones, comments or docstrings."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    texts = [
+        node.body[0]
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and ast.get_docstring(node) is not None
+    ]
+    said = {n for text in texts for n in range(text.lineno, (text.end_lineno or 0) + 1)}
+    lines = enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+    return sum(
+        bool(line.strip()) and not line.strip().startswith("#") and number not in said
+        for number, line in lines
+    )
+
+
+def test_an_optimizer_is_its_loss_and_no_more() -> None:
+    """A file with more code than this is a copy of what the host or a base class does."""
+    files = [file for file in plugin_files() if file.parent.name == "optimizers"]
+    assert len(files) > 25
+    long = {file.name: lines for file in files if (lines := code_lines(file)) > 120}
+    assert not long
+
+
 def test_importing_the_catalogue_is_light() -> None:
     """No heavy library is imported by the host, the catalogue or the command line."""
     code = (

@@ -25,6 +25,7 @@ ROLES: Final = ("system", "user", "assistant")
 SPEAKERS: Final = {"user": "Human", "assistant": "Assistant"}
 TURN: Final = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 TIE: Final = "tie"
+SCORES: Final = ("chosen_scores", "rejected_scores")
 
 EQUAL: Final = "rows whose two completions are equal"
 EMPTY: Final = "rows with an empty completion"
@@ -83,7 +84,8 @@ class Preferences(Task):
 
     **What is left out**, and counted in the report: rows whose two completions are equal, or one of
     them is empty; that prefer neither; whose conversations part before the last message. A field
-    that is missing, or is not what it should be, is an error with the line.
+    that is missing, or is not what it should be, is an error with the line. So is a score that only
+    one of the two completions has; a row without it on both sides is one that it says nothing of.
 
     **Splits.** By a hash of the unit, or else of the prompt, as for ``prompts``; every split has
     its preferences: those of train are learned from, the others measure how often a policy agrees.
@@ -258,7 +260,7 @@ class Preferences(Task):
         first = rows[0]
         if self.columns is None:
             own = {self.prompt, self.group, self.annotator, *self._required()}
-            own |= {"chosen_scores", "rejected_scores"}
+            own |= {*SCORES}
             return {
                 name: value
                 for name, value in first.values.items()
@@ -324,7 +326,11 @@ class Preferences(Task):
     def _scores(self, row: Row) -> tuple[dict[str, float], dict[str, float]]:
         """Return what was said of the first and of the second completion."""
         if self.scores is None:
-            one, other = (_score_mapping(row, c) for c in ("chosen_scores", "rejected_scores"))
+            one, other = (_score_mapping(row, column) for column in SCORES)
+            for name in sorted(one.keys() ^ other.keys()):
+                given, lacking = SCORES if name in one else SCORES[::-1]
+                rest = ", ".join(other if name in one else one) or "none"
+                raise _half(row, name, given, f"{lacking!r} does not (its scores: {rest})")
             return one, other
         found: dict[str, tuple[float, float]] = {}
         for name, where in self.scores.items():
@@ -332,7 +338,12 @@ class Preferences(Task):
                 if row.has(where):
                     sign = self._vote(row, where)
                     found[name] = ((1 + sign) / 2, (1 - sign) / 2)
-            elif all(row.has(column) for column in where):
+                continue
+            given = [column for column in where if row.has(column)]
+            if len(given) == 1:
+                (lacking,) = set(where) - set(given)
+                raise _half(row, name, given[0], f"{lacking!r} is empty")
+            if given:
                 found[name] = (_number(row, where[0]), _number(row, where[1]))
         return {n: a for n, (a, _) in found.items()}, {n: b for n, (_, b) in found.items()}
 
@@ -461,6 +472,13 @@ def _score_mapping(row: Row, column: str) -> dict[str, float]:
         for name, value in cell.items()
         if value is not None
     }
+
+
+def _half(row: Row, name: str, given: str, lacking: str) -> DataError:
+    return DataError(
+        f"{row.where}: score {name!r} is given for one completion only: column {given!r} has it, "
+        f"and {lacking}; give it for both completions, or for neither"
+    )
 
 
 def _number(row: Row, column: str) -> float:

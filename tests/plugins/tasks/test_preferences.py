@@ -204,8 +204,8 @@ def test_units_stay_together_and_a_column_may_name_the_split(tmp_path):
 
 def test_the_facts_count_groups_people_and_scores(tmp_path):
     rows = [row(i, group="ab"[i % 5 == 0], annotator=f"p{i % 3}", part="train") for i in range(10)]
-    own = of(tmp_path, *rows, row(10, part="test", chosen_scores={"x": 1}), split="part")
-    facts = own.facts()
+    scored = row(10, part="test", chosen_scores={"x": 1}, rejected_scores={"x": 0})
+    facts = of(tmp_path, *rows, scored, split="part").facts()
     assert facts["annotators"] == 3
     assert facts["preferences of group a in train"] == 8
     assert facts["preferences of group b in train"] == 2
@@ -216,23 +216,29 @@ def test_the_facts_count_groups_people_and_scores(tmp_path):
 
 
 def test_scores_are_mappings_in_two_columns(tmp_path):
-    both = {"chosen_scores": {"x": 1, "y": 0.5}, "rejected_scores": {"x": 0, "y": None}}
+    both = {"chosen_scores": {"x": 1, "y": None}, "rejected_scores": {"x": 0, "y": None}}
     pair = only(of(tmp_path, row(0, **both)))
-    assert (pair.chosen_scores, pair.rejected_scores) == ({"x": 1.0, "y": 0.5}, {"x": 0.0})
+    assert (pair.chosen_scores, pair.rejected_scores) == ({"x": 1.0}, {"x": 0.0})
     assert "chosen_scores" not in pair.prompt.fields
+
+
+@pytest.mark.parametrize("nothing", [{}, {"x": None}, None, ""])
+def test_scores_that_neither_completion_has_say_nothing(tmp_path, nothing):
+    pair = only(of(tmp_path, row(0, chosen_scores=nothing, rejected_scores=None)))
+    assert (pair.chosen_scores, pair.rejected_scores) == ({}, {})
 
 
 def test_scores_are_two_columns_of_numbers_or_one_that_says_which(tmp_path):
     rows = [
         row(0, h1=3, h2=1.5, fluent="rejected"),
-        row(1, h1=3, h2=None, fluent="tie"),
+        row(1, h1="", h2=None, fluent="tie"),
         row(2, h1=0, h2=0, fluent=0),
         row(3, h1=0, h2=0),
     ]
     own = of(tmp_path, *rows, scores={"helpful": ["h1", "h2"], "fluent": "fluent"})
     assert [(p.chosen_scores, p.rejected_scores) for p in everything(own)] == [
         ({"helpful": 3.0, "fluent": 0.0}, {"helpful": 1.5, "fluent": 1.0}),
-        ({"fluent": 0.5}, {"fluent": 0.5}),  # half a pair of numbers says nothing
+        ({"fluent": 0.5}, {"fluent": 0.5}),
         ({"helpful": 0.0, "fluent": 1.0}, {"helpful": 0.0, "fluent": 0.0}),
         ({"helpful": 0.0}, {"helpful": 0.0}),
     ]
@@ -375,13 +381,23 @@ def test_what_cannot_be_learned_from_is_left_out_and_counted(tmp_path):
         (row(1, prompt=[user("a"), assistant("b")]), {}, "ends with a message of the assistant"),
         (row(1, chosen_scores={"x": "high"}), {}, "'chosen_scores.x' must be a finite number"),
         (row(1, chosen_scores=0.5), {}, "'chosen_scores' must be a mapping"),
+        (row(1, chosen_scores={"x": 1}), {}, "line 2: score 'x' is given for one completion only: "
+         "column 'chosen_scores' has it, and 'rejected_scores' does not (its scores: none); give"),
+        (row(1, rejected_scores={"x": 1}), {}, "and 'chosen_scores' does not (its scores: none)"),
+        (row(1, chosen_scores={"x": 1, "y": 2}, rejected_scores={"x": 0, "yy": 1}), {},
+         "score 'y' is given for one completion only: column 'chosen_scores' has it, and "
+         "'rejected_scores' does not (its scores: x, yy)"),
+        (row(1, chosen_scores={"x": 1}, rejected_scores={"x": None}), {}, "line 2: score 'x' is"),
+        (row(1, s=1), {"scores": {"x": ["s", "t"]}}, "column 's' has it, and 't' is empty; give "
+         "it for both completions, or for neither"),
+        (row(1, s="", t=0), {"scores": {"x": ["s", "t"]}}, "column 't' has it, and 's' is empty"),
         (row(1, s="a lot", t=1), {"scores": {"x": ["s", "t"]}}, "'s' must be a finite number"),
         (row(1, s=True, t=1), {"scores": {"x": ["s", "t"]}}, "'s' must be a finite number"),
         (row(1, s="b", t=1), {"scores": {"x": "s"}}, "chosen, rejected or tie, or 0 or 1"),
         (row(0, n=2), {"columns": {"n": "n"}}, "line 2: column 'n' is another than in"),
         ([], {}, "line 2: each line must be one JSON object"),
     ],
-)
+)  # fmt: skip
 def test_a_bad_row_is_refused_by_its_line(tmp_path, bad, options, sentence):
     first = row(0, s="tie" if options.get("scores") == {"x": "s"} else 1, t=1, n=1)
     own = of(tmp_path, first, bad, **options)

@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from moalign.components import Optimizer
 from moalign.search.archive import Run
 from moalign.search.folders import RunFolder
 from moalign.search.measurements import cost_before
+from moalign.study.schema import TrainingSection
 from moalign.study.study import Study
 from moalign.types import Cost
 
@@ -42,6 +44,7 @@ class Plan:
         samples: completion tokens to choose between that are sampled before training, at most.
         searched: the trials differ in their settings.
         offered: preferences of the task's train split, or None if nothing learns from them.
+        unread: keys that the study sets and this optimizer does not read.
     """
 
     weighting: str
@@ -63,6 +66,7 @@ class Plan:
     samples: int = 0
     searched: bool = True
     offered: int | None = None
+    unread: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """Return the plan for people."""
@@ -90,6 +94,8 @@ class Plan:
             )
         if not self.searched and self.trials > 1:
             lines.insert(2, f"search  {nothing_searched(self.trials)}")
+        if self.unread:
+            lines.insert(1, f"unread  {', '.join(self.unread)}: {self.optimizer} has no use for it")
         if self.before is not None:
             lines.append(
                 f"before  {_count(self.before.generated)} tokens were sampled and "
@@ -183,7 +189,15 @@ def make_plan(
         else 0,
         searched=bool(study.space),
         offered=offered,
+        unread=_unread(training, optimizer),
     )
+
+
+def _unread(training: TrainingSection, optimizer: Optimizer) -> tuple[str, ...]:
+    """Return the keys, set to something, of what an optimizer does not learn from."""
+    plain = TrainingSection()
+    idle = {"rollouts": ("pairs",), "pairs": ("group",), "both": ()}[optimizer.learns_from]
+    return tuple(f"training.{k}" for k in idle if getattr(training, k) != getattr(plain, k))
 
 
 def nothing_searched(trials: int) -> str:

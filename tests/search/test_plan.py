@@ -8,6 +8,7 @@ from quick import quick_run, quick_study
 from moalign.search import plan
 from moalign.search.folders import RunFolder
 from moalign.search.plan import make_plan
+from moalign.study.loading import with_values
 from moalign.types import Cost
 
 
@@ -185,11 +186,16 @@ def test_who_learns_from_preferences_samples_to_measure_only(
 def test_samples_to_choose_between_are_sampled_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    study = quick_study("training.pairs={source: samples, samples: 4, prompts: 64}")
+    study = quick_study("training.pairs={source: samples, prompts: 64}")
     folder = RunFolder(tmp_path / "mine")
     optimizer = type(study.new_optimizer())
-    assert make_plan(study, folder, None, trials=6, workers=2).samples == 0, "nobody reads them"
+    made = make_plan(study, folder, None, trials=6, workers=2)
+    assert made.samples == 0, "nobody reads them"
+    assert made.lines()[1] == "unread  training.pairs: quick has no use for it"
+    grouped = with_values(study, {"training.pairs.source": "task", "training.group": 4})
     monkeypatch.setattr(optimizer, "learns_from", "pairs")
+    assert make_plan(grouped, folder, None, trials=6, workers=2).unread == ("training.group",)
+    assert make_plan(study, folder, None, trials=6, workers=2).unread == ()
     assert make_plan(study, folder, None, trials=6, workers=2).lines()[3] == (
         "before  at most 2.05 thousand tokens are sampled before training, once for all trials, to "
         "choose between"

@@ -160,6 +160,7 @@ class Reward(Stateful):
             preferences (``batch.pairs_P``), so only optimizers that learn from pairs can train on
             it, and what is measured is how often the policy agrees: the share of held-out pairs
             whose better one it has made likelier, against the reference policy, than the other.
+        graded: how far its scores lie apart means something; False: only which is higher does.
         example_fields: some values of each field that it reads, for the contract suite.
     """
 
@@ -167,6 +168,7 @@ class Reward(Stateful):
     range: tuple[float, float] | None = None
     outputs: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[frozenset[str]] = frozenset()
+    graded: bool = True
     example_fields: ClassVar[Mapping[str, Sequence[Any]]] = {}
 
     @abstractmethod
@@ -298,6 +300,8 @@ class Optimizer(Stateful):
             micro-batch. Always so for preferences.
         per_objective: what it learns belongs to the objectives one by one, so it can make nothing
             of a score that is made of several.
+        graded: of preferences it learns by how far scores lie apart, so a reward whose scores say
+            only which completion is better (not ``graded``) teaches it nothing of its own.
         reweighs: its loss weighs completions by how much likelier they have become since they were
             sampled, within limits, so it can learn from earlier rollouts (``training.replay``).
         own_learning_rate: peak learning rate of :meth:`parameters`; follows the study's schedule.
@@ -313,6 +317,7 @@ class Optimizer(Stateful):
     extrapolates: ClassVar[bool] = False
     whole_groups: ClassVar[bool] = False
     per_objective: ClassVar[bool] = False
+    graded: ClassVar[bool] = False
     reweighs: ClassVar[bool] = False
     own_learning_rate: float = 1e-3
 

@@ -80,6 +80,14 @@ def _check_rewards(doc: Document, study: Study, optimizer: Optimizer) -> None:
                 f"policy's completions score, and reward {reward.name} (objective "
                 f"{objective.name}) scores preferences only; set scale: none"
             )
+        if optimizer.graded and not reward.graded:
+            raise StudyError(
+                f"{where}: reward {reward.name} (objective {objective.name}) says which completion "
+                "is better and not by how much, so every preference has the same margin, and "
+                f"optimizer {optimizer.name} learns by margins; give it graded scores (for "
+                "`preferred` by `score: NAME`, and `scale: [lowest, highest]`), or use an "
+                "optimizer that asks only which is better, such as dpo"
+            )
         own = sorted(reward.needs.intersection(_OWN))
         if own and optimizer.learns_from == "pairs":
             raise StudyError(

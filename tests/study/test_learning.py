@@ -10,6 +10,7 @@ from moalign import StudyError
 NEAR = "objectives.a={reward: kl, bounds: [-9, 0]}"
 ONLINE = "training.optimizer=grpo"
 PLAIN = "search.space={}"
+GRADED = "objectives.people={reward: {preferred: {score: tone, scale: [0, 4]}}}"
 MODPO = "training.optimizer={modpo: {primary: a}}"
 
 
@@ -38,6 +39,12 @@ MODPO = "training.optimizer={modpo: {primary: a}}"
         (("training.batch_norm=token",), r"found 'token', set batch_norm: none"),
         (("training.combine=rewards", "training.scale=calibrated",
           "training.optimizer=both-ways"), r"reward preferred \(objective people\) scores pref"),
+        (("training.optimizer=madpo",), r"objectives\.people\.reward: reward preferred \(objective "
+         r"people\) says which .* optimizer madpo learns by margins; .* `score: NAME`, and `scale"),
+        (("training.optimizer=mmpo",), r"optimizer mmpo learns by margins; .* such as dpo"),
+        (("training.optimizer=adpo",), r"optimizer adpo learns by margins"),
+        (("training.optimizer=madpo", "objectives.people={reward: {preferred: {group: north}}}"),
+         r"optimizer madpo learns by margins"),
         (("training.pairs.size=3",), r"a task's preferences are of two; it must be at most 2"),
         ((*OF_SAMPLES, "training.pairs.size=5"), r"5 completions .* so many are sampled; .* 4"),
         (("training.pairs.size=1",), r"greater than or equal to 2"),
@@ -101,6 +108,12 @@ def test_the_line_is_named(old: str, new: str, where: str) -> None:
         ("weighting=pcgrad", PLAIN),
         ("policy={small: {condition: weights}}",),
         ("training.optimizer=both-ways", "training.group=4", "weighting=mgda", PLAIN),
+        *(
+            (f"training.optimizer={name}", GRADED)
+            for name in ("madpo", "mmpo", "adpo", "dpo", "{modpo: {primary: a}}")
+        ),
+        ("training.optimizer=madpo", "objectives.people.monitor=true", PLAIN),
+        ("training.optimizer=adpo", *OF_SAMPLES),
         (ONLINE, "objectives.people.monitor=true", PLAIN),
         (ONLINE, "objectives.people.use=[front]", PLAIN),
         ("objectives.near={reward: kl, monitor: true}",),

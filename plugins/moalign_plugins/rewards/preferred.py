@@ -27,8 +27,9 @@ class Preferred(Reward):
     objective per group makes the groups objectives, and the weighting weighs them. With ``score``
     it compares what people said of one side of the completions, instead of the choice as a whole.
     Most optimizers ask only which is better, or take the difference in the score's own unit. Those
-    that read it as a share of the objective's bounds (``mmpo``, ``madpo``) want marks from 1 to 10
-    as ``scale: [1, 10]``: the bounds of this objective are those of what is measured, 0 and 1.
+    that learn by margins (``mmpo``, ``madpo``, ``adpo``) need ``score``: of choices every margin is
+    1. Those that read it as a share of the objective's bounds (the first two) want marks from 1 to
+    10 as ``scale: [1, 10]``: the bounds of this objective are those of what is measured, 0 and 1.
 
     Source:
         Ours. The share is what is called reward accuracy in "Direct Preference Optimization",
@@ -84,6 +85,7 @@ class Preferred(Reward):
         self.group = group
         self.annotator = annotator
         self.of = score
+        self.graded = score is not None
         self.scale = scale
 
     def score(self, batch: Batch) -> list[float]:

@@ -13,7 +13,7 @@ WORKERS ?= 2
 RUN := .venv/.installed
 TEST := .venv/.installed-test
 EXTRAS := .venv/.installed-extras
-SOURCES := pyproject.toml setup.py constraints.txt
+SOURCES := Makefile pyproject.toml setup.py constraints.txt
 PIP := .venv/bin/python -m pip install --no-input --disable-pip-version-check -c constraints.txt
 
 .PHONY: help pareto test test-extras lint docs clean
@@ -24,7 +24,7 @@ help:
 	@echo 'make pareto STUDY=arithmetic   the same for another study: a bundled name or a path'
 	@echo 'make test                      run all tests; ARGS="-k front" passes options to pytest,'
 	@echo '                               WORKERS=4 takes four processes instead of two'
-	@echo 'make test-extras               run the tests that need what only an extra installs (Ray)'
+	@echo 'make test-extras               run the tests that need what an extra installs (Ray, TRL)'
 	@echo 'make lint                      check style, format and types'
 	@echo 'make docs                      write the generated parts of the documents anew'
 	@echo 'make clean                     remove .venv, build outputs and caches; runs/ stays'
@@ -38,7 +38,8 @@ test: $(TEST)
 
 # One after the other: a Ray cluster takes the machine for itself.
 test-extras: $(EXTRAS)
-	.venv/bin/python -m pytest -m extras tests/extras tests/plugins/executors $(ARGS)
+	.venv/bin/python -m pytest -m extras tests/extras tests/plugins/executors \
+	  tests/plugins/optimizers $(ARGS)
 
 lint: $(TEST)
 	.venv/bin/ruff check .
@@ -67,5 +68,5 @@ $(TEST): $(SOURCES) | .venv/bin/python
 	@touch $@ $(RUN)
 
 $(EXTRAS): $(SOURCES) | .venv/bin/python
-	$(PIP) -e '.[test,ray]'
+	$(PIP) -e '.[test,ray,bench]'
 	@touch $@ $(TEST) $(RUN)

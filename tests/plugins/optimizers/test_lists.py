@@ -221,7 +221,8 @@ TRL_1_16 = 0.37406
 
 def trl_kto(policy_BT: Tensor, reference_BT: Tensor) -> float:
     """Return TRL's loss of one pair whose divergence is estimated on the pair itself."""
-    trl = pytest.importorskip("trl", reason="TRL is in the extra `bench`")
+    import trl
+
     zeros = torch.zeros_like(policy_BT)
 
     def model(**_: Any) -> Any:
@@ -279,7 +280,8 @@ def test_kto_equals_what_trl_returned():
     assert our_kto(*kto_pair()) == pytest.approx(TRL_1_16, abs=5e-6)
 
 
-@pytest.mark.timeout(180)  # importing TRL takes its time
+@pytest.mark.extras
+@pytest.mark.timeout(300)  # importing TRL takes its time
 def test_kto_equals_what_trl_returns():
     policy, reference = kto_pair()
     assert our_kto(policy, reference) == pytest.approx(trl_kto(policy, reference), abs=1e-6)

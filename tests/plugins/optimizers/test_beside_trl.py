@@ -1,12 +1,12 @@
 """The same pairs through our losses and through TRL's.
 
-What TRL 1.16.0 returned is written down; where TRL is installed (the extra ``bench``) it is asked
-again.
+What TRL 1.16.0 returned is written down; ``make test-extras`` asks it again.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +16,7 @@ from tabular import begun, rows_of
 from torch import Tensor
 
 from moalign.optimizers.preferences import PairwiseOptimizer
+from moalign.testing.steps import make_batch
 from moalign_plugins.optimizers.cdpo import Cdpo
 from moalign_plugins.optimizers.dpo import Dpo
 from moalign_plugins.optimizers.hinge import Hinge
@@ -23,6 +24,7 @@ from moalign_plugins.optimizers.ipo import Ipo
 from moalign_plugins.optimizers.ld_dpo import LdDpo
 from moalign_plugins.optimizers.rdpo import Rdpo
 from moalign_plugins.optimizers.rpo_sft import RpoSft
+from moalign_plugins.optimizers.sppo import Sppo
 
 LENGTHS = torch.tensor([[5, 3], [2, 4], [4, 4]])  # of the chosen and the rejected one
 
@@ -72,7 +74,8 @@ def ours(optimizer: PairwiseOptimizer) -> list[float]:
 
 def theirs(settings: dict[str, Any]) -> list[float]:
     """Return the loss of each pair by TRL's trainer, of which nothing but the loss is made."""
-    trl = pytest.importorskip("trl", reason="TRL is in the extra `bench`")
+    import trl
+
     policy, reference, mask = batch()
     accelerator = SimpleNamespace(
         device="cpu", gather=lambda value: value, gather_for_metrics=lambda value: value
@@ -126,8 +129,41 @@ def test_equals_what_trl_returned(name: str):
     assert ours(optimizer) == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.timeout(180)  # importing TRL takes its time
+@pytest.mark.extras
+@pytest.mark.timeout(300)  # importing TRL takes its time
 @pytest.mark.parametrize("name", CASES)
 def test_equals_what_trl_returns(name: str):
     optimizer, settings, _ = CASES[name]
     assert ours(optimizer) == pytest.approx(theirs(settings), abs=1e-5)
+
+
+# --- sppo, which learns from rollouts; in TRL it is a loss of pairs -----------------------------
+
+SPPO_HARD = (3.167263, 4.905192, 1.148041)
+
+
+def our_sppo() -> list[float]:
+    """Return the loss of each pair: of groups of two that the reference sampled."""
+    sppo = begun(Sppo(eta=1 / 0.3, preference="comparison"), 1)
+    policy, reference, mask = batch()
+    found = []
+    for pair in range(len(policy)):
+        sampled = make_batch(1, 2, lengths=LENGTHS[pair].tolist())
+        advantages_BT = sppo.advantages(torch.tensor([[[1.0], [0.0]]]), sampled)[..., 0]
+        given = slice(pair, pair + 1)
+        rows = rows_of(sppo, torch.zeros(1, 2, 1), reference[given], mask_PGT=mask[given])
+        rows = replace(rows, kept=sampled.kept)
+        found.append(float(sppo.loss(policy[pair], rows, advantages_BT)[0]))
+    return found
+
+
+def test_sppo_is_half_of_what_trl_returned():
+    """TRL adds up the two completions of a pair, where ours is a mean over completions."""
+    assert our_sppo() == pytest.approx([loss / 2 for loss in SPPO_HARD], abs=1e-5)
+
+
+@pytest.mark.extras
+@pytest.mark.timeout(300)
+def test_sppo_is_half_of_what_trl_returns():
+    expected = theirs({"loss_types": ["sppo_hard"]})
+    assert our_sppo() == pytest.approx([loss / 2 for loss in expected], abs=1e-5)

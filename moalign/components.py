@@ -181,6 +181,14 @@ class Reward(Stateful):
             May be a coroutine; those of one step are awaited together.
         """
 
+    def covers(self, pair: Pair) -> bool:
+        """Return whether a preference is this reward's to judge; default: all are.
+
+        Asked of rewards that need ``pairs`` only. Of the others it says nothing by design; where
+        it says nothing of one that it covers, something is missing, and people are told.
+        """
+        return True
+
 
 RewardValues = Any
 """A sequence of B numbers, a tensor [B] or [B, T], or a mapping from output to one of these."""

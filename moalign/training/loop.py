@@ -114,7 +114,7 @@ class Trial:
         trained = [o.name for o in self.objectives]
         self.trained = [k for k, c in enumerate(self.columns) if c.name in trained]
         self._check_reference()
-        found = material(study, policy, samples)
+        found = material(study, policy, self.rewards, samples)
         self.prompts, self._left_out = found.prompts, found.notes
         self.candidates = found.preferences.get("train", ())
         reads_weights = study.policy.condition == "weights"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -21,12 +22,16 @@ from moalign.training.preferences import (
     uniform,
 )
 from moalign.training.rollout import fitting
-from moalign.training.scoring import Column, score
+from moalign.training.scoring import Column, score, unchanged
 from moalign.training.splits import FEWEST, needed_splits, split_prompts
 from moalign.types import Batch, Prompt, Split
 
 MOST_NAMED: Final = 8
 """Most names of one kind that a message lists."""
+
+MOST_TRIED: Final = 2048
+"""Most preferences whose texts a reward scores only to see what it says nothing of: of a large
+file that would cost more than training on some of it."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +51,17 @@ class Material:
 
 
 def material(
-    study: Study, policy: Policy, samples: Mapping[str, Sequence[Written]] | None = None
+    study: Study,
+    policy: Policy,
+    rewards: Mapping[str, Reward],
+    samples: Mapping[str, Sequence[Written]] | None = None,
 ) -> Material:
     """Return what a trial works on.
 
     Args:
         study: gives task, objectives and optimizer.
         policy: what is to read it.
+        rewards: of the study's objectives, by name; their states stay as they are.
         samples: completions of the base policy by prompt id, for ``pairs: {source: samples}``.
 
     Raises:
@@ -71,46 +80,80 @@ def material(
         found = candidates(study, policy, split, prompts[split], own)
         preferences[split] = found.usable
         notes += found.notes(split)
-    notes += _unsaid(study, preferences.get("train", ()))
-    notes += _rough(study, preferences)
+    notes += _unsaid(study, rewards, preferences.get("train", ()))
+    notes += _rough(study, rewards, preferences)
     for split in sampled:
         prompts[split], said = usable_prompts(study, policy, split, prompts[split])
         notes += said
     return Material(prompts, preferences, tuple(notes))
 
 
-def _unsaid(study: Study, learned: Sequence[Candidate]) -> list[str]:
-    """Return which objectives lack what one loss for all of them would read.
+def _unsaid(study: Study, rewards: Mapping[str, Reward], learned: Sequence[Candidate]) -> list[str]:
+    """Return which objectives lack scores of what is learned from.
 
-    Where each has its own, what it says nothing of is none of its business: groups of people.
+    One loss for all objectives goes without every score that is missing. Where each has a loss of
+    its own, what it says nothing of by design is none of its business: groups of other people, or
+    prompts with nothing to cover. A preference that it covers should have what it reads.
     """
-    optimizer, rewards = study.new_optimizer(), study.new_rewards()
-    pairs = [candidate for candidate in learned if candidate.pair is not None]
-    if not pairs or type(optimizer).losses is not Optimizer.losses:
-        return []
+    optimizer = study.new_optimizer()
+    shared = type(optimizer).losses is Optimizer.losses
+    without = (
+        f", and optimizer {optimizer.name} has one loss for all objectives: there it goes without"
+        if shared
+        else ": they lack the score that it reads, and it learns nothing from them"
+    )
     notes = []
     for objective in study.train_objectives:
         reward = rewards[objective.name]
-        if not _judges_pairs(reward):
+        if not _reads_texts_only(reward) or not (shared or "pairs" in reward.needs):
             continue
+        read = list(learned)
+        if not shared:
+            read = [c for c in learned if c.pair is not None and reward.covers(c.pair)]
+        tried = read if _judges_pairs(reward) else read[:MOST_TRIED]
         column = Column(objective.name, reward, study.section.objectives[objective.name].output)
-        scores_P2 = score(unread_batch(study.task, pairs), [column]).scores_BK.view(-1, 2)
-        missing = int(scores_P2.isnan().any(1).sum())
+        missing = _missing(study.task, column, tried)
         if missing:
+            which = f"{len(read)}" if tried == read else f"the first {len(tried)} of {len(read)}"
             notes.append(
-                f"objective {objective.name} says nothing of {missing} of {len(pairs)} preferences "
-                f"of the train split, and optimizer {optimizer.name} has one loss for all "
-                "objectives: there it goes without"
+                f"objective {objective.name} says nothing of {missing} of {which} preferences of "
+                f"the train split{without}"
             )
     return notes
 
 
-def _rough(study: Study, preferences: Mapping[Split, Sequence[Candidate]]) -> list[str]:
+def _missing(task: Task, column: Column, read: Sequence[Candidate]) -> int:
+    """Return how many preferences have a completion that an objective gives no score."""
+    by_size: dict[int, list[Candidate]] = {}
+    for candidate in read:
+        by_size.setdefault(len(candidate.completions), []).append(candidate)
+    with unchanged([column]):
+        scores = [
+            score(unread_batch(task, same), [column]).scores_BK.view(-1, size)
+            for size, same in by_size.items()
+        ]
+    return sum(int(scores_PG.isnan().any(1).sum()) for scores_PG in scores)
+
+
+def _reads_texts_only(reward: Reward) -> bool:
+    """Return whether a reward can be asked before training, for next to nothing.
+
+    One that reads the policy cannot; one that is awaited asks somebody else, who may be dear.
+    """
+    reads = {need for need in reward.needs if not need.startswith("field:")}
+    return reads <= {"pairs"} and not inspect.iscoroutinefunction(reward.score)
+
+
+def _rough(
+    study: Study,
+    rewards: Mapping[str, Reward],
+    preferences: Mapping[Split, Sequence[Candidate]],
+) -> list[str]:
     """Return which objectives are measured by agreement on few units.
 
     A note, not an error: units may hold many prompts each, and a first try measures little.
     """
-    rewards, sections, notes = study.new_rewards(), study.section.objectives, []
+    sections, notes = study.section.objectives, []
     for split, found in preferences.items():
         for name, reward in rewards.items():
             if split == "train" or not _judges_pairs(reward):
@@ -157,7 +200,8 @@ def _concerned(task: Task, column: Column, read: Sequence[Candidate]) -> list[in
     """Return which preferences have a completion that an objective prefers."""
     if not read:
         return []
-    scores_P2 = score(unread_batch(task, read), [column]).scores_BK.view(-1, 2)
+    with unchanged([column]):
+        scores_P2 = score(unread_batch(task, read), [column]).scores_BK.view(-1, 2)
     prefers_P = (scores_P2[:, 0] != scores_P2[:, 1]) & ~scores_P2.isnan().any(1)
     return prefers_P.nonzero().flatten().tolist()
 
@@ -262,18 +306,22 @@ def _check_concerned(study: Study, split: Split, column: Column, read: Sequence[
 
 
 def unread_batch(task: Task, chosen: Sequence[Candidate]) -> Batch:
-    """Return preferences as a batch that no policy has read: without tokens and lazy values."""
+    """Return preferences as a batch that no policy has read: without tokens and lazy values.
+
+    All have equally many completions.
+    """
     texts = [(c.prompt, written.text) for c in chosen for written in c.completions]
+    pairs = [candidate.pair for candidate in chosen if candidate.pair is not None]
     return Batch(
         prompts_P=[candidate.prompt for candidate in chosen],
-        group=2,
+        group=len(chosen[0].completions),
         prompt_ids_P=[()] * len(chosen),
         texts_B=[task.surface(prompt, text) for prompt, text in texts],
         raw_texts_B=[text for _, text in texts],
         ids_BT=torch.zeros(len(texts), 1, dtype=torch.long),
         mask_BT=torch.ones(len(texts), 1),
-        finished_B=torch.ones(len(texts), dtype=torch.bool),
-        pairs_P=[candidate.pair for candidate in chosen if candidate.pair is not None],
+        finished_B=torch.tensor([w.finished for c in chosen for w in c.completions]),
+        pairs_P=pairs if len(pairs) == len(chosen) else None,
     )
 
 

@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import choices
 import pytest
 import torch
 from choices import OF_SAMPLES, new_policy, new_study, new_trial
 
-from moalign import ContractError, Cost, DataError, Pair, Prompt, RecordError
+from moalign import Batch, ContractError, Cost, DataError, Pair, Prompt, RecordError, Reward
 from moalign.reporting.points import interval, with_error
 from moalign.search.artifacts import check_data, samples
 from moalign.search.folders import RunFolder
 from moalign.search.measurements import cost_before
+from moalign.study.study import Study
+from moalign.training import material as material_module
 from moalign.training.loop import Trial
-from moalign.training.material import offered_preferences
+from moalign.training.material import material, offered_preferences
 from moalign.training.policy import Policy
 from moalign.training.preferences import (
     Candidate,
@@ -583,10 +587,120 @@ def test_margins_that_are_missing_are_counted(run: RunFolder) -> None:
         "objective tone says nothing of 5 of 24 preferences of the train split, and optimizer "
         "modpo has one loss for all objectives: there it goes without",
     )
-    for other in ((scored, modpo), (scored, faults)):  # nothing is missing; losses of their own
-        trial = new_trial(new_study(*other), run)
-        trial.train_step()
-        assert without_rough(trial.notes) == ()
+    trial = new_trial(new_study(scored, modpo), run)
+    trial.train_step()
+    assert without_rough(trial.notes) == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "missing"),
+    [
+        ("score: tone", "5 of 24"),
+        ("score: tone, group: north", "3 of 12"),
+        ("score: tone, annotator: person 0", ""),  # those without are nobody's
+        ("group: north", ""),
+        ("annotator: person 0", ""),
+    ],
+)
+def test_a_score_that_is_missing_is_told_from_what_is_of_others(
+    run: RunFolder, options: str, missing: str
+) -> None:
+    """Where every objective has a loss of its own."""
+    read = f"objectives.tone={{reward: {{preferred: {{{options}}}}}}}"
+    study = new_study("task={choices: {faults: {scoreless: 5}}}", read)
+    assert without_rough(notes_of(study, run)) == (
+        (
+            f"objective tone says nothing of {missing} preferences of the train split: they lack "
+            "the score that it reads, and it learns nothing from them",
+        )
+        if missing
+        else ()
+    )
+
+
+MODPO = "training.optimizer={modpo: {primary: people}}"
+
+
+def notes_of(
+    study: Study,
+    run: RunFolder,
+    samples: Mapping[str, Sequence[Written]] | None = None,
+    **others: Reward,
+) -> tuple[str, ...]:
+    """Return what is said of a study's material, with other rewards for some objectives."""
+    rewards = study.new_rewards() | others
+    return material(study, new_policy(study, run), rewards, samples).notes
+
+
+def test_prompts_that_have_no_margin_are_counted(tmp_path: Path) -> None:
+    """Acts without values, of which slot coverage says nothing."""
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    data = (
+        "task={restaurants: {preferences: omissions}}",
+        "objectives={people: {reward: preferred}, coverage: {reward: slot-coverage}, "
+        "brevity: {reward: {brevity: {limit: 30}}}}",
+    )
+    assert notes_of(new_study(*data, MODPO), run) == (
+        "objective coverage says nothing of 291 of 1616 preferences of the train split, and "
+        "optimizer modpo has one loss for all objectives: there it goes without",
+    )
+    assert notes_of(new_study(*data), run) == (), "dpo has a loss for each"
+
+
+class OfLong(Reward):
+    """The share of b in long texts; it says nothing of others, and counts what it was asked."""
+
+    name = "of-long"
+    range = (0.0, 1.0)
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def score(self, batch: Batch) -> list[float]:
+        self.asked += batch.rows
+        return [t.count("b") / len(t) if len(t) > 2 else math.nan for t in batch.texts_B]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"asked": self.asked}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.asked = state["asked"]
+
+
+def test_margins_of_samples_are_counted_too(run: RunFolder) -> None:
+    study = new_study(*OF_SAMPLES, "training.optimizer={modpo: {primary: a}}")
+    ids = [prompt.id for prompt in dealt(study)["train"]]
+    written = [["aaa", "bbb"], ["aaa", "bbb", "aab", "bb"], ["a", "b"], ["aba", "bab", "baa"]]
+    samples = {
+        i: [Written(text) for text in texts] for i, texts in zip(ids[:4], written, strict=True)
+    }
+    assert notes_of(study, run, samples) == ()
+    reward = OfLong()
+    assert notes_of(study, run, samples, b=reward) == (
+        "objective b says nothing of 2 of 4 preferences of the train split, and optimizer modpo "
+        "has one loss for all objectives: there it goes without",
+    )
+    assert reward.asked == 0, "it is as it was before it was asked"
+
+
+def test_a_reward_is_asked_beforehand_only_where_that_is_cheap(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Judge(OfLong):
+        async def score(self, batch: Batch) -> list[float]:  # type: ignore[override]
+            raise AssertionError("that would have cost money")
+
+    class Reader(OfLong):
+        needs = frozenset({"ref_logprobs"})
+
+    study = new_study(MODPO)
+    assert without_rough(notes_of(study, run, a=Judge())) == ()
+    assert without_rough(notes_of(study, run, a=Reader())) == ()
+    monkeypatch.setattr(material_module, "MOST_TRIED", 10)
+    monkeypatch.setattr(OfLong, "score", lambda _, batch: [math.nan] * batch.rows)
+    (said,) = without_rough(notes_of(study, run, a=OfLong()))
+    assert "objective a says nothing of 10 of the first 10 of 24 preferences" in said
 
 
 def test_prompts_that_leave_no_room_for_a_completion_are_left_out(run: RunFolder) -> None:

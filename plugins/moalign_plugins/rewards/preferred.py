@@ -96,9 +96,13 @@ class Preferred(Reward):
             values += self._values(pair)
         return values
 
+    def covers(self, pair: Pair) -> bool:
+        """Return whether a preference is of the group and the person that are asked for."""
+        return self.group in {None, pair.group} and self.annotator in {None, pair.annotator}
+
     def _values(self, pair: Pair) -> tuple[float, float]:
         nothing = (math.nan, math.nan)
-        if self.group not in {None, pair.group} or self.annotator not in {None, pair.annotator}:
+        if not self.covers(pair):
             return nothing
         if self.of is None:
             return 1.0, 0.0

@@ -53,6 +53,12 @@ def sea(treasure: Floats, gamma: float) -> Floats:
     return np.stack([gamma ** (STEPS - 1) * treasure, -time_lost], axis=1)
 
 
+# The lowest value of the factor by which DH3 and DH4 multiply their second objective, near .85.
+NEAR = np.linspace(0.8, 0.9, 100_001)
+WELLS = 0.8 * np.exp(-(((NEAR - 0.35) / 0.25) ** 2)) + np.exp(-(((NEAR - 0.85) / 0.03) ** 2))
+DEEPEST = float((2 - WELLS).min())
+
+
 # --- golden values ----------------------------------------------------------------------------
 
 
@@ -121,6 +127,10 @@ def test_linear_utility_sees_only_the_ends_of_the_concave_sea() -> None:
         (lambda x: 1 - np.sqrt(x), 11, 120 + 2 / 3),  # ZDT1
         (lambda x: 1 - x**2, 11, 120 + 1 / 3),  # ZDT2
         (lambda x: np.sqrt(1 - x**2), 1.1, 1.1**2 - math.pi / 4),  # DTLZ2, two objectives
+        (lambda x: 1 - np.sqrt(x) - x * np.sin(10 * np.pi * x), 11, 128.77811613069076),  # ZDT3
+        (lambda x: 1 - x**2, 1.1, 1.1**2 - 2 / 3),  # DH1, DH2
+        (lambda x: DEEPEST * (1 - np.sqrt(x)), 1.1, 0.8815508302052821),  # DH3
+        (lambda x: (DEEPEST - x) * (1 - np.sqrt(x)), 1.1, 0.9815500000000001),  # DH4
     ],
 )
 def test_hypervolume_of_sampled_fronts_approaches_the_integral_from_below(
@@ -130,6 +140,39 @@ def test_hypervolume_of_sampled_fronts_approaches_the_integral_from_below(
     points = -np.stack([x, front(x)], axis=1)
     volume = pareto.hypervolume(points, [-reference, -reference])
     assert exact - 1.1e-4 < volume < exact
+
+
+@pytest.mark.parametrize(
+    ("objectives", "parts", "reference"), [(2, 1000, 400), (3, 30, 400), (4, 10, 2)]
+)
+def test_hypervolume_of_dtlz1(objectives: int, parts: int, reference: float) -> None:
+    """Of a lattice on its front, the simplex of sum 1/2, exactly; BoTorch forgets the m!."""
+    bars = itertools.combinations(range(parts + objectives - 1), objectives - 1)
+    ends = [(-1, *bar, parts + objectives - 1) for bar in bars]
+    points = -(np.diff(np.array(ends), axis=1) - 1) / (2 * parts)
+    assert pareto.is_nondominated(points).all()
+    missed = math.comb(parts + objectives - 1, objectives) / (2 * parts) ** objectives
+    volume = pareto.hypervolume(points, [-reference] * objectives)
+    assert reference**objectives - volume == pytest.approx(missed, rel=1e-4)
+    if objectives == 2:
+        assert volume == pytest.approx(159999.875, abs=2e-4)
+
+
+def test_hypervolume_of_dtlz2_in_three_objectives() -> None:
+    rise, turn = (angles.ravel() for angles in np.mgrid[0:1:61j, 0:1:61j] * np.pi / 2)
+    points = -np.stack([np.cos(rise) * np.cos(turn), np.cos(rise) * np.sin(turn), np.sin(rise)], 1)
+    exact = 1.1**3 - math.pi / 6
+    assert exact - 0.02 < pareto.hypervolume(points, [-1.1] * 3) < exact
+
+
+def test_hypervolume_of_c2dtlz2() -> None:
+    """What of the quarter circle is near its ends or its middle; the best of a search is below."""
+    angle = np.linspace(0, np.pi / 2, 20_001)
+    points = np.stack([np.cos(angle), np.sin(angle)], 1)
+    ends = np.linalg.norm(points[:, None] - np.eye(2), axis=2).min(1) <= 0.2
+    middle = np.linalg.norm(points - math.sqrt(0.5), axis=1) <= 0.2 * math.sqrt(2)
+    volume = pareto.hypervolume(-points[ends | middle], [-1.1, -1.1])
+    assert 0.3996406303723544 < volume < 0.3996406303723544 + 1e-3
 
 
 def test_golden_values_of_the_other_metrics() -> None:

@@ -137,7 +137,7 @@ class Comparison:
             except KeyboardInterrupt:
                 view.say("stopped; the same command goes on")
                 return 130
-        print(self.publish(results.gather(desk, name), args.results))
+        print(self.publish(results.gather(desk, name, executor.workers), args.results))
         return 1 if view.failed else 0
 
     def run(self) -> NoReturn:

@@ -29,6 +29,9 @@ RESAMPLES: Final = 300
 SAMPLES: Final = "tokens of samples, by task and seed"
 """What the facts call the cost of what the base policies wrote to be learned from."""
 
+TIME: Final = "time of the cells"
+"""What the facts call how long the cells took, measuring included, building base policies not."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -135,7 +138,7 @@ class Results:
 
     Attributes:
         mode: quick, full, a test bed, or part.
-        facts: date, commit, command, versions.
+        facts: date, commit, command, versions, time.
         arenas: the beds.
         trained: the cells that were run.
         broken: the cells that failed.
@@ -173,15 +176,22 @@ class Results:
 # --- from the cells' files ---------------------------------------------------------------------
 
 
-def gather(desk: Desk, mode: str) -> Results:
-    """Read all cells of a plan."""
-    trained, broken, volumes, missing = [], [], [], 0
+def gather(desk: Desk, mode: str, workers: int = 1) -> Results:
+    """Read all cells of a plan.
+
+    Args:
+        desk: the plan and its folder.
+        mode: what the document is called.
+        workers: how many cells run at once, for how long all of them take.
+    """
+    trained, broken, volumes, missing, walls = [], [], [], 0, []
     fronts: dict[tuple[str, int, str], list[Done]] = {}
     for cell in desk.plan.cells():
         done = desk.done(cell)
         if done is not None:
             desk.book(cell, done)
             trained.append(_trained(cell, done))
+            walls.append(done.wall)
             fronts.setdefault((cell.bed, cell.seed, cell.entry), []).append(done)
             continue
         left = cells.read(desk.file(cell))
@@ -198,7 +208,28 @@ def gather(desk: Desk, mode: str) -> Results:
                for (bed, seed), c in desk.samples.items()]  # fmt: skip
     if sampled:
         facts.append([SAMPLES, "; ".join(sampled)])
+    if walls:
+        facts.append([TIME, lasted(walls, workers)])
     return Results(mode, facts, arenas, trained, broken, missing, volumes)
+
+
+def lasted(walls: Sequence[float], workers: int) -> str:
+    """Return how long cells took, in words.
+
+    Args:
+        walls: seconds of each, whichever command ran it.
+        workers: how many run at once.
+    """
+    total = sum(walls)
+    at_once = f", about {_hours(total / workers)} with {workers} at a time" if workers > 1 else ""
+    return f"{_hours(total)} for {len(walls)} cells, one after another{at_once}"
+
+
+def _hours(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _trained(cell: Cell, done: Done) -> Trained:

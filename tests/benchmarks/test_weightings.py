@@ -510,6 +510,7 @@ def test_from_cells_to_a_page(tmp_path: Path) -> None:
     found = results.gather(Desk(whole, tmp_path / "runs"), "part")
     assert len(found.trained) == 3 * (1 + 3 * 5)
     assert found.arenas[0].budgets == {0: 4000, 1: 4000, 2: 4000}
+    assert ["time of the cells", "8 min for 48 cells, one after another"] in found.facts
     numbers = measures.of_arena(found, found.arenas[0], FIXED)
     higher = measures.against(numbers, "lagrangian", "maxmin", "utility")
     assert higher.value == pytest.approx(0.05)
@@ -517,6 +518,12 @@ def test_from_cells_to_a_page(tmp_path: Path) -> None:
     text = publish(found, tmp_path / "results").read_text()
     assert "| lagrangian * |" in text
     assert "| primary: accuracy |" in text
+
+
+def test_the_time_of_cells_is_said_for_so_many_at_a_time() -> None:
+    assert results.lasted([40.0, 20.0], 1) == "60 s for 2 cells, one after another"
+    said = results.lasted([3600.0] * 3, 2)
+    assert said == "3 h 00 min for 3 cells, one after another, about 90 min with 2 at a time"
 
 
 def test_outline_of_points() -> None:

@@ -66,6 +66,13 @@ class Sketch:
             self._drawn[key] = drawn
         return self._drawn[key]
 
+    def kept(self, parameter: Parameter) -> int:
+        """Return how many numbers are left of a parameter's gradient."""
+        if parameter.ndim == 1:
+            return parameter.numel()
+        rows = parameter.shape[0]
+        return min(rows, self.size) * min(parameter.numel() // rows, self.size)
+
 
 class GradientSums:
     """K gradients, each parameter's on its own; nothing is stored where nothing was added.

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -256,9 +257,11 @@ class PolicyGradients:
     size m at most K m^2 numbers per weight matrix.
 
     Attributes:
-        metrics: which share of the trained numbers the Gram matrix compares, the share of the
-            micro-batches that took one pass, and 1 if the update was made of these gradients;
-            empty as long as nothing was asked for.
+        metrics: empty as long as nothing was asked for. ``gram/parameters_share``: which share of
+            the trained numbers the Gram matrix compares; ``gram/sketch``: to which share of these
+            a random projection reduces them, absent without one; ``gram/one_pass``: the share of
+            the micro-batches that took one pass; ``gram/reused``: 1 if the update was made of these
+            gradients.
     """
 
     def __init__(
@@ -283,6 +286,7 @@ class PolicyGradients:
         self._sums: GradientSums | None = None
         self._passed: list[Passed] = []
         self._reason = ""
+        self._gram_KK: Tensor | None = None
         self.metrics: dict[str, float] = {}
 
     def gram(self, *others: PolicyGradients) -> Tensor:
@@ -291,7 +295,20 @@ class PolicyGradients:
         sums = [gradients._collected(scope) for gradients in (self, *others)]
         rows = [torch.cat([left.products(right, scope) for right in sums], 1) for left in sums]
         gram = torch.cat(rows)
-        return 0.5 * (gram + gram.T)
+        gram = 0.5 * (gram + gram.T)
+        if self._sketch is None and len(scope) == len(self._engine.trained):
+            self._gram_KK = gram[: self._objectives, : self._objectives]
+        return gram
+
+    def norm(self, weights_K: Tensor) -> float:
+        """Return the norm of ``sum_k weights_k * gradient_k``, by the Gram matrix.
+
+        NaN unless :meth:`gram` has compared everything that is trained, exactly.
+        """
+        if self._gram_KK is None:
+            return math.nan
+        weights_K = weights_K.double().cpu()
+        return math.sqrt(max(float(weights_K @ self._gram_KK @ weights_K), 0.0))
 
     def norms_K(self) -> Tensor:
         """Return the norms of the gradients of everything that is trained; float64 [K].
@@ -360,6 +377,10 @@ class PolicyGradients:
                 "gram/one_pass": one_pass,
                 "gram/reused": 0.0,
             }
+            if self._sketch is not None:
+                scope = self._engine.scope
+                kept = sum(self._sketch.kept(parameter) for parameter in scope)
+                self.metrics["gram/sketch"] = kept / _size(scope)
         return self._sums
 
 

@@ -28,7 +28,7 @@ from moalign.training.contracts import (
 from moalign.training.evaluation import Evaluator
 from moalign.training.gradients import GradientEngine, PolicyGradients
 from moalign.training.material import material
-from moalign.training.metrics import describe
+from moalign.training.metrics import describe, norm_gap
 from moalign.training.notes import Notes
 from moalign.training.passes import Lesson, Passes, all_rows, mini_batches
 from moalign.training.policy import Policy
@@ -499,6 +499,7 @@ class Trial:
                 self.torch_optimizer.step()
         gradients.free()
         means = {name: value / (epochs * count) for name, value in totals.items()}
+        means |= norm_gap(step, returned, gradients, means["gradient_norm"])
         return means | gradients.metrics
 
     def _learn_again(self, returned: Weights | ResponseScores) -> dict[str, float]:

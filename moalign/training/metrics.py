@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
+from moalign.training.gradients import PolicyGradients
 from moalign.training.passes import Lesson
 from moalign.training.scoring import grouped
 from moalign.types import ResponseScores, Step, Weights
@@ -58,3 +60,32 @@ def describe(
         gain = returned.gain
         metrics["gain"] = float(gain.mean()) if isinstance(gain, Tensor) else float(gain)
     return metrics
+
+
+def norm_gap(
+    step: Step,
+    returned: Weights | ResponseScores,
+    gradients: PolicyGradients,
+    norm: float,
+) -> dict[str, float]:
+    """Return ``gram/norm_gap``: | |sum_k w_k g_k| - |gradient of the update| |.
+
+    It is 0 if the update is what its weights say: the weighted sum of the objectives' gradients.
+    Whitening, rewards that are summed before they are normalised, weights per prompt, terms of the
+    loss that are no objective's, and several mini-batches part the two.
+
+    Empty unless the weighting asked for the Gram matrix of everything that is trained, exactly.
+
+    Args:
+        step: what the weighting saw.
+        returned: its weights, whose mean over completions is w, gain included.
+        gradients: g_k.
+        norm: of the update's gradient, before it is clipped; mean over the mini-batches.
+
+    Source: a diagnostic of the code of arXiv 2509.11452.
+    """
+    if isinstance(returned, ResponseScores):
+        return {}
+    weights = returned.values * torch.as_tensor(returned.gain).unsqueeze(-1)
+    expected = gradients.norm(weights.expand(step.scores_PGK.shape).mean((0, 1)))
+    return {} if math.isnan(expected) else {"gram/norm_gap": abs(expected - norm)}

@@ -583,6 +583,24 @@ def test_a_wide_sketch_is_exact() -> None:
     values = per_row()
     found = gradients(one, values, section=GradientsSection(sketch=64))
     assert apart(found.gram(), gradients(one, values).gram()) < 1e-5
+    assert found.metrics["gram/sketch"] == 1.0
+
+
+def test_the_share_that_a_sketch_keeps_is_said() -> None:
+    one = policy(tiny(layers=4))
+    values = per_row()
+    for section in (GradientsSection(sketch=8), GradientsSection(sketch=8, layers=(1, 2))):
+        found = gradients(one, values, section=section)
+        found.gram()
+        assert found._sums is not None
+        kept = sum(value[0].numel() for value in found._sums._sums.values())
+        scope = found._engine.scope
+        assert found.metrics["gram/sketch"] == kept / sum(p.numel() for p in scope)
+        assert found.metrics["gram/sketch"] < 0.2
+    assert found.metrics["gram/parameters_share"] < 1.0  # of what is trained, projected or not
+    exact = gradients(one, values)
+    exact.gram()
+    assert "gram/sketch" not in exact.metrics
 
 
 def test_probes_are_compared_within_the_scope() -> None:
@@ -750,6 +768,47 @@ def test_other_updates_are_passes_of_their_own(
         assert torch.equal(a, b)
 
 
+# What the update is made of beside the weighted sum of the objectives' gradients.
+APART = {
+    "whitened": ("training.batch_norm=token",),
+    "whitened-over-rows": ("training.batch_norm=sequence",),
+    "per-prompt": ("weighting={asking: {returns: per-prompt}}",),
+    "rewards": ("training.combine=rewards", "training.optimizer=grpo"),
+    "mini-batches": ("training.minibatches=2",),
+}
+ALIKE = {
+    "plain": (),
+    "grpo": ("training.optimizer=grpo",),
+    "gain": ("weighting={asking: {gain: 0.5}}",),
+    "clipped": ("training.clip_norm=1e-3",),
+}
+
+
+@pytest.mark.parametrize("overrides", [*ALIKE.values(), *APART.values()], ids=[*ALIKE, *APART])
+def test_the_gap_between_the_update_and_the_weighted_gradients(
+    new_study: NewStudy, runs: Path, overrides: tuple[str, ...]
+) -> None:
+    metrics = new_trial(new_study(*GRAM, *overrides), runs).train_step()
+    share = metrics["gram/norm_gap"] / metrics["gradient_norm"]
+    assert share < 1e-5 if overrides in ALIKE.values() else share > 1e-3
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("weighting=fixed",),
+        ("weighting={asking: {returns: response-scores}}",),
+        ("training.gradients.layers=[1, 1]",),
+        ("training.gradients.sketch=4",),
+    ],
+    ids=["nobody-asked", "no-weights", "layers", "sketch"],
+)
+def test_no_gap_is_said_where_none_is_known(
+    new_study: NewStudy, runs: Path, overrides: tuple[str, ...]
+) -> None:
+    assert "gram/norm_gap" not in new_trial(new_study(*GRAM, *overrides), runs).train_step()
+
+
 def test_a_divergence_in_the_loss_is_no_objective(new_study: NewStudy, runs: Path) -> None:
     """It is left out of every gradient, and then the update is no sum of these."""
     given = ("training.optimizer={grpo: {kl_coefficient: 0.5}}", "training.learning_rate=0.05")
@@ -761,7 +820,9 @@ def test_a_divergence_in_the_loss_is_no_objective(new_study: NewStudy, runs: Pat
     advantages = torch.randn(batch.rows, 1, 2, generator=torch.Generator().manual_seed(0))
     grams = [t._gradients(t._scored(batch), advantages).gram() for t in (trial, without)]
     assert apart(*grams) < 1e-5
-    assert trial.train_step()["gram/reused"] == 0.0
+    metrics = trial.train_step()
+    assert metrics["gram/reused"] == 0.0
+    assert metrics["gram/norm_gap"] > 1e-3 * metrics["gradient_norm"]
 
 
 def test_rewards_per_token_take_plain_passes(new_study: NewStudy, runs: Path) -> None:

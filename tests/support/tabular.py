@@ -130,6 +130,7 @@ def solve(
     reference_A: Tensor,
     *,
     group: int = 2,
+    prompts: int | None = None,
     rate: float = 0.5,
     steps: int = 80,
 ) -> Tensor:
@@ -141,6 +142,7 @@ def solve(
         weights_K: of the objectives' advantages.
         reference_A: probabilities of the reference policy, where training begins.
         group: completions per prompt; A ** group of them are passed through at each step.
+        prompts: see :func:`expected_gradient`.
         rate: of the steps, which are along the natural gradient of the table.
         steps: how many.
     """
@@ -155,6 +157,7 @@ def solve(
             weights,
             reference_A=reference_A,
             group=group,
+            prompts=prompts,
         )
         logits_A = logits_A - rate * gradient_A / logits_A.softmax(-1)
     return logits_A.softmax(-1)
@@ -168,6 +171,7 @@ def expected_gradient(
     *,
     reference_A: Tensor,
     group: int,
+    prompts: int | None = None,
     sampled_A: Tensor | None = None,
 ) -> Tensor:
     """Return the mean gradient of the loss by the table, over all groups that may be sampled, [A].
@@ -183,24 +187,43 @@ def expected_gradient(
         weights_K: of the objectives' advantages.
         reference_A: log-probabilities of the reference policy.
         group: G.
+        prompts: groups of a batch, for an optimizer that compares a score with the whole batch:
+            the mean is over all batches of so many. None: it looks at each group by itself.
         sampled_A: of the policy that samples; default: the one that learns.
     """
-    responses_SG = torch.tensor(list(product(range(len(logprobs_A)), repeat=group)))
-    responses_B, sets = responses_SG.flatten(), len(responses_SG)
-    scores_SGK = scores[responses_SG] if isinstance(scores, Tensor) else scores(responses_SG)
-    batch = make_batch(sets, group, lengths=[1] * (sets * group))
-    advantages_BT = (optimizer.advantages(scores_SGK, batch) * weights_K).sum(-1)
+    rows_per_set = group * (prompts or 1)
+    responses_SR = torch.tensor(list(product(range(len(logprobs_A)), repeat=rows_per_set)))
+    sets, responses_PG = len(responses_SR), responses_SR.view(-1, group)
+    scores_PGK = scores[responses_PG] if isinstance(scores, Tensor) else scores(responses_PG)
+    advantages_BTK, kept = advantages(optimizer, scores_PGK, prompts or sets)
+    advantages_BT = (advantages_BTK * weights_K).sum(-1)
     sampled_A = (logprobs_A if sampled_A is None else sampled_A).detach()
-    sampled_SGT = sampled_A[responses_SG][..., None]
-    rows = rows_of(optimizer, scores_SGK, reference_A[responses_SG][..., None], sampled_SGT)
-    rows = replace(rows, kept=batch.kept)
-    leaf_BT = logprobs_A.detach()[responses_SG].view(-1, 1).requires_grad_()
+    sampled_PGT = sampled_A[responses_PG][..., None]
+    rows = rows_of(optimizer, scores_PGK, reference_A[responses_PG][..., None], sampled_PGT)
+    rows = replace(rows, kept=kept)
+    leaf_BT = logprobs_A.detach()[responses_PG].view(-1, 1).requires_grad_()
     loss, _ = optimizer.loss(leaf_BT, rows, advantages_BT)
     (slope_BT,) = torch.autograd.grad(loss, leaf_BT)
-    probable_B = sampled_A[responses_SG].sum(-1).exp().repeat_interleave(group)
-    # The loss is a mean over the groups; what is wanted is the mean under their probabilities.
+    probable_B = sampled_A[responses_SR].sum(-1).exp().repeat_interleave(rows_per_set)
+    # The loss is a mean over the sets; what is wanted is the mean under their probabilities.
     slope_B = sets * probable_B * slope_BT[:, 0]
     table_A = logprobs_A.detach().clone().requires_grad_()
-    moved = (slope_B * table_A.log_softmax(-1)[responses_B]).sum()
+    moved = (slope_B * table_A.log_softmax(-1)[responses_PG.flatten()]).sum()
     (gradient_A,) = torch.autograd.grad(moved, table_A)
     return gradient_A
+
+
+def advantages(
+    optimizer: Optimizer, scores_PGK: Tensor, prompts: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return advantages of groups in batches of ``prompts``, [B, 1, K], and what is left beside."""
+    found, kept = [], []
+    for part_PGK in scores_PGK.split(prompts):
+        count, group, _ = part_PGK.shape
+        nothing = torch.zeros(count * group, 1, 1)
+        batch = make_batch(
+            count, group, lengths=[1] * (count * group), lazy={"hidden": lambda n=nothing: n}
+        )
+        found.append(optimizer.advantages(part_PGK, batch))
+        kept.append(batch.kept)
+    return torch.cat(found), {name: torch.cat([one[name] for one in kept]) for name in kept[0]}

@@ -34,6 +34,10 @@ class Grpo(ClippedOptimizer):
         l_t = min(l_t, -A dual_clip)                             where A < 0
         loss = aggregation(l_t + kl_coefficient * kl_estimator_t)
 
+    With a divergence of strength b in the loss (``kl_estimator: mse``) it ends where ``pi = pi_ref
+    exp(A(pi) / b)``, A(pi) being the mean advantages under pi itself: the deviation depends on pi.
+    Not at ``exp(r / b)``, as ``rloo``: how large the scores are is lost.
+
     Source:
         "DeepSeekMath", Shao et al. 2024, arXiv 2402.03300, equations 3 and 4. Differs: the mean is
         taken over all tokens (``aggregation: seq-mean-token-mean`` is the paper's), which is the

@@ -41,6 +41,10 @@ class Ppo(ClippedOptimizer):
     averaged over tokens. It is no objective: it moves the head only, never the policy, so no
     weighting weighs it. The head starts at 0 and follows ``value_learning_rate``.
 
+    With a divergence of strength b in the loss (``kl_estimator: mse``) it ends where ``pi = pi_ref
+    exp(A(pi) / b)``, A(pi) being the mean advantages under pi itself: the deviation that whitening
+    divides by depends on pi. Not at ``exp(r / b)``, as ``rloo``.
+
     Source:
         "Proximal Policy Optimization Algorithms", Schulman et al. 2017, arXiv 1707.06347, equation
         7, with generalised advantages (arXiv 1506.02438). A value per objective: Moskovitz et al.

@@ -37,6 +37,10 @@ class ReinforcePlusPlus(ClippedOptimizer):
         l_t = min(l_t, -A dual_clip)                             where A < 0
         loss = aggregation(l_t + kl_coefficient * kl_estimator_t)
 
+    With a divergence of strength b in the loss (``kl_estimator: mse``) it ends where ``pi = pi_ref
+    exp(A(pi) / b)``, A(pi) being the mean advantages under pi itself: the deviation depends on pi.
+    Not at ``exp(r / b)``, as ``rloo``.
+
     Source:
         "REINFORCE++", Hu et al. 2025, arXiv 2501.03262; whitening per objective is ours (one
         objective: the same). Differs: epsilon on the deviation, not 1e-8 on the variance; the

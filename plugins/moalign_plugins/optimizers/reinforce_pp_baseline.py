@@ -29,6 +29,9 @@ class ReinforcePlusPlusBaseline(ClippedOptimizer):
 
     The loss is that of ``grpo``.
 
+    With a divergence in the loss it ends where ``grpo`` does, A being these advantages: not at
+    ``pi_ref exp(r / b)``, as the deviation depends on the policy.
+
     Source:
         "REINFORCE++", Hu et al. 2025, arXiv 2501.03262, its variant with a group baseline;
         normalising per objective is ours (one objective: the same). Differs: each completion

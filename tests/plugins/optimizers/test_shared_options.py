@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 import testbeds
 import torch
+from tabular import begun, solve
+from torch import Tensor
 
+from moalign.components import Optimizer
 from moalign.study.loading import load
 from moalign.types import Rows
 from moalign_plugins.optimizers.dr_grpo import DrGrpo
 from moalign_plugins.optimizers.grpo import Grpo
+from moalign_plugins.optimizers.ppo import Ppo
+from moalign_plugins.optimizers.reinforce_pp import ReinforcePlusPlus
 from moalign_plugins.optimizers.reinforce_pp_baseline import ReinforcePlusPlusBaseline
 from moalign_plugins.optimizers.remax import Remax
 from moalign_plugins.optimizers.riskpo import RiskPo
@@ -113,3 +119,54 @@ def test_a_divergence_as_an_objective_ends_there_too(optimizer):
         "weighting.preference={x: 2, near: 1}",
     )
     torch.testing.assert_close(found, (VALUES / 0.5).softmax(0), atol=0.04, rtol=0)
+
+
+# --- in units of a deviation, which depends on the policy -----------------------------------------
+
+SCORES = torch.tensor([[0.3, 0.0], [0.1, 0.2], [0.0, 0.4]], dtype=torch.float64)
+REFERENCE = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+WEIGHTS = [0.7, 0.3]
+BETA = 0.8
+
+
+def mean_advantages(policy_A: Tensor, prompts: int, group: int, over: tuple[int, ...]) -> Tensor:
+    """Return what each arm's advantage is on average, in batches that a policy samples, [A].
+
+    Scores are taken from the mean over the dimensions ``over`` of a batch [P, G], and divided by
+    the deviation over the whole batch.
+    """
+    arms_SR = torch.tensor(list(product(range(len(policy_A)), repeat=prompts * group)))
+    values_SPGK = SCORES[arms_SR].view(-1, prompts, group, SCORES.shape[1])
+    centred = values_SPGK - values_SPGK.mean([1 + d for d in over], keepdim=True)
+    deviation = (centred.square().sum((1, 2)) / (prompts * group - 1)).sqrt()
+    weighted_S = (centred[:, 0, 0] / (deviation + 1e-6)) @ torch.tensor(WEIGHTS).double()
+    weighted_S = weighted_S * policy_A[arms_SR[:, 1:]].prod(-1)  # of which company the first is in
+    return torch.zeros_like(policy_A).index_add(0, arms_SR[:, 0], weighted_S)
+
+
+@pytest.mark.parametrize(
+    ("cls", "prompts", "group", "over"),
+    [
+        (Grpo, 1, 3, (0, 1)),
+        (Ppo, 3, 1, (0, 1)),
+        (ReinforcePlusPlus, 3, 1, (0, 1)),
+        (ReinforcePlusPlusBaseline, 2, 2, (1,)),
+    ],
+)
+def test_divided_scores_end_where_the_policy_agrees_with_its_own_advantages(
+    cls: type[Optimizer], prompts: int, group: int, over: tuple[int, ...]
+):
+    """``pi = pi_ref exp(A(pi) / beta)``: no ``exp(r / beta)``, as the scale of r cancels."""
+
+    def trained(scale: float) -> Tensor:
+        optimizer = begun(cls(kl_coefficient=BETA, kl_estimator="mse"), 2)
+        given = {"group": group, "prompts": prompts, "rate": 1.0, "steps": 12}
+        return solve(optimizer, scale * SCORES, WEIGHTS, REFERENCE, **given)
+
+    found = trained(1.0)
+    expected = (REFERENCE.log() + mean_advantages(found, prompts, group, over) / BETA).softmax(0)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(found, trained(10.0), atol=1e-5, rtol=0)
+    utility = SCORES @ torch.tensor(WEIGHTS).double()
+    plain = (REFERENCE.log() + utility / BETA).softmax(0)
+    assert float((found - plain).abs().max()) > 0.05

@@ -18,16 +18,18 @@ import shutil
 import tarfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from moalign.errors import OptionError, RecordError
 from moalign.search.folders import RunFolder
-from moalign.types import SegmentTask
+from moalign.types import BASE, SegmentTask
 
 _TAR: Final = ".tar"
+_MARK: Final = "validation.json"  # what a checkpoint is whole with
+_POLICY: Final = f"policy{_TAR}"
 
 
 def key_of(run: Path) -> str:
@@ -189,28 +191,38 @@ class Mirror:
                 self._get(there, folder)
 
     def _up(self, trial: int, step: int) -> None:
-        """Write the parts of a checkpoint that the store lacks; measurements, its mark, last."""
+        """Write what the store lacks of a checkpoint; measurements, its mark, last.
+
+        Where the store does not have it whole, nothing of it counts: another attempt at the segment
+        may have died on the way, and parts of two attempts make no checkpoint.
+        """
         folder = self._run.checkpoint(trial, step)
         where = folder.relative_to(self.path).as_posix()
         there = set(self._listed(where))
-        parts = [part for part in _visible(folder) if part.is_dir()]
-        for part in (*parts, *(part for part in _visible(folder) if part.is_file())):
-            name = part.name + (_TAR if part.is_dir() else "")
+        parts = {part.name + _TAR: part for part in _visible(folder) if part.is_dir()}
+        if _MARK not in there or not parts.keys() <= there:
+            for name in sorted(there, key=lambda name: name != _MARK):  # the mark first
+                with suppress(FileNotFoundError):  # another worker is as far
+                    self._files.rm_file(f"{self._root}/{where}/{name}")
+            there = set()
+        parts |= {part.name: part for part in _visible(folder) if part.is_file()}
+        for name in sorted(parts, key=lambda name: (parts[name].is_file(), name == _MARK)):
             if name not in there:
-                self._put(part, f"{self._root}/{where}/{name}")
+                self._put(parts[name], f"{self._root}/{where}/{name}")
 
     def _down(self, trial: int, step: int) -> None:
         """Read a checkpoint if the store has it whole; of one that stands, measurements only."""
         folder = self._run.checkpoint(trial, step)
         where = folder.relative_to(self.path).as_posix()
         there = self._listed(where)
-        measured = [name for name in there if not name.endswith(_TAR)]
-        if not measured:
+        if _MARK not in there:
             return
         if folder.is_dir():  # what it lacks the run has deleted
-            for name in measured:
-                if not (folder / name).exists():
+            for name in there:
+                if not (name.endswith(_TAR) or (folder / name).exists()):
                     self._get(f"{self._root}/{where}/{name}", folder / name)
+            return
+        if trial != BASE and _POLICY not in there:  # the run has deleted it, and makes it again
             return
         beside = _beside(folder)
         for name in there:

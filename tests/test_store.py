@@ -159,6 +159,49 @@ def test_a_checkpoint_without_measurements_counts_as_not_there(mirrors: list[Mir
     assert files(two) == ARTIFACT
 
 
+@pytest.mark.parametrize("died_at", ["policy.tar", "training.tar"])
+def test_a_checkpoint_is_of_one_attempt(mirrors: list[Mirror], monkeypatch, died_at: str):
+    """The first worker died with some of its files in the store; the next one has others."""
+    driver, one, two = mirrors
+    put = Mirror._put
+
+    def dying(self: Mirror, source: Path, target: str) -> None:
+        put(self, source, target)
+        if target.endswith(died_at):
+            raise ConnectionError("gone")
+
+    write(one, 3, 20, *CHECKPOINT)
+    with monkeypatch.context() as patch, pytest.raises(RecordError, match="gone"):
+        patch.setattr(Mirror, "_put", dying)
+        one.keep(TASK)
+    write(two, 3, 20, *CHECKPOINT)
+    for name in CHECKPOINT:
+        (RunFolder(two.path).checkpoint(3, 20) / name).write_text("of the second attempt")
+    two.keep(TASK)
+    driver.collect(TASK)
+    folder = RunFolder(driver.path).checkpoint(3, 20)
+    assert {(folder / name).read_text() for name in CHECKPOINT} == {"of the second attempt"}
+
+
+def test_what_the_run_makes_again_replaces_what_is_left_of_it(mirrors: list[Mirror], url: str):
+    """The store keeps no policy that the run has deleted, and a trial may start from there."""
+    driver, one, two = mirrors
+    driver.offer(TASK)
+    write(one, 3, 20, *CHECKPOINT)
+    one.keep(TASK)
+    store, root = fsspec.url_to_fs(url)
+    store.rm_file(f"{root}/mine-key/trials/0003/step-00020/policy.tar")
+    two.fetch(TASK)
+    assert files(two) == ARTIFACT, "or the segment would find its measurements, and do nothing"
+    write(two, 3, 20, *CHECKPOINT)
+    for name in CHECKPOINT:
+        (RunFolder(two.path).checkpoint(3, 20) / name).write_text("made again")
+    two.keep(TASK)
+    driver.collect(TASK)
+    folder = RunFolder(driver.path).checkpoint(3, 20)
+    assert {(folder / name).read_text() for name in CHECKPOINT} == {"made again"}
+
+
 def test_what_the_run_deletes_is_deleted_from_the_store(mirrors: list[Mirror], url: str):
     driver, one, _ = mirrors
     driver.offer(TASK)

@@ -14,9 +14,11 @@ from moalign.optimizers.preferences import pair_indices
 from moalign.optimizers.utility import Units, UtilityOptimizer, levelled, utilities
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
-    from moalign.types import Rows
+    from moalign.types import Objective, Rows
 
 Winning = Literal["bradley-terry", "comparison", "wins"]
 """How probably a completion with utility u beats one with utility v.
@@ -59,6 +61,22 @@ class GameOptimizer(UtilityOptimizer):
         super().__init__(units=units or ("score" if preference == "wins" else "deviation"))
         self.preference: Winning = preference
         self.max_group = 2 if preference == "wins" else None
+
+    def check(self, objectives: Sequence[Objective]) -> None:
+        """Check that scores which are to say how probably a completion wins lie in [0, 1]."""
+        if self.preference != "wins":
+            return
+        for objective in objectives:
+            low, high = objective.bounds or (-float("inf"), float("inf"))
+            if low < 0 or high > 1:
+                found = f"has the bounds [{low:g}, {high:g}]" if objective.bounds else "has none"
+                raise OptionError(
+                    f"optimizer {self.name}, option preference: wins takes scores for "
+                    f"probabilities of winning, with bounds in [0, 1]; objective {objective.name} "
+                    f"{found}; train on a reward that judges pairs, or set preference: "
+                    "bradley-terry or comparison",
+                    "preference",
+                )
 
     def margins(self, rows: Rows, advantages_BT: Tensor) -> Tensor:
         """Return ``P(i beats j) - 1/2``, [P, G, G]: that of j against i is minus as much."""

@@ -23,7 +23,8 @@ from moalign.errors import OptionError, StudyError
 from moalign.optimizers.games import GameOptimizer
 from moalign.study.loading import load
 from moalign.testing.lessons import rows_of
-from moalign.testing.steps import make_batch
+from moalign.testing.steps import make_batch, make_objectives
+from moalign.types import Objective
 from moalign_plugins.optimizers.dpo import Dpo
 from moalign_plugins.optimizers.egpo import Egpo
 from moalign_plugins.optimizers.hypo import Hypo
@@ -364,6 +365,11 @@ def test_with_utilities_they_lead_to_what_wins_oftenest(optimizer: Optimizer, ra
     [
         ({"sppo": {"preference": "wins"}}, ["training.group=4"], "compares 2 completions of one"),
         ({"sppo": {"preference": "wins", "units": "deviation"}}, [], "leave it out, or set units"),
+        (
+            {"sppo": {"preference": "wins"}},
+            ["objectives.b={reward: length, bounds: [-6, -1]}"],
+            r"objective b has the bounds \[-6, -1\]",
+        ),
         ({"inpo": {"tau": 0.4, "eta": 0.3}}, [], "eta must be at least tau"),
         ("egpo", ["training.minibatches=2"], "set minibatches: 1"),
         ("egpo", ["training.replay.steps=2"], "has no importance weights"),
@@ -387,6 +393,22 @@ def test_wins_are_scores_of_two():
     with pytest.raises(OptionError) as it:
         Egpo(preference="wins", units="deviation")
     assert it.value.option == "units"
+
+
+@pytest.mark.parametrize(
+    ("bounds", "found"),
+    [((-64.0, -1.0), r"has the bounds \[-64, -1\]"), ((0.0, 1.5), r"\[0, 1.5\]"),
+     ((-1.0, 1.0), r"\[-1, 1\]"), (None, "has none")],
+)  # fmt: skip
+def test_wins_are_scores_from_0_to_1(bounds: tuple[float, float] | None, found: str):
+    objectives = [*make_objectives("a"), Objective("size", bounds)]
+    for cls in (Sppo, Inpo, NashMd, Egpo):
+        cls().check(objectives)
+        cls(preference="wins").check([*objectives[:1], Objective("half", (0.0, 0.5))])
+        sentence = rf"{cls.name}.* objective size .*{found}; .* bradley-terry or comparison"
+        with pytest.raises(OptionError, match=sentence) as it:
+            cls(preference="wins").check(objectives)
+        assert it.value.option == "preference"
 
 
 # --- in the loop --------------------------------------------------------------------------------

@@ -150,9 +150,10 @@ def task_candidates(study: Study, split: Split, prompts: Sequence[Prompt]) -> Ca
 def _reason(pair: Pair, prompt: Prompt | None) -> str:
     if prompt is None:
         return "their prompt is in another split"
-    if pair.chosen == pair.rejected:
+    chosen, rejected = pair.chosen.strip(), pair.rejected.strip()  # what nobody sees is no choice
+    if chosen == rejected:
         return "the two completions are equal"
-    if not (pair.chosen.strip() and pair.rejected.strip()):
+    if not (chosen and rejected):
         return "a completion is empty"
     return ""
 

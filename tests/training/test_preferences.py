@@ -98,6 +98,18 @@ def test_what_cannot_be_learned_from_is_counted_by_reason(run: RunFolder) -> Non
     )
 
 
+def test_completions_that_look_alike_are_equal() -> None:
+    study = new_study()
+    prompt = dealt(study)["train"][0]
+    texts = [("yes", "yes "), (" yes", "yes\n"), ("", " "), ("yes ", " "), ("yes ", "no")]
+    study.task.pairs = lambda seed, split: [  # type: ignore[method-assign]
+        Pair(prompt, chosen, rejected) for chosen, rejected in texts
+    ]
+    found = task_candidates(study, "train", [prompt])
+    assert found.skipped == {"the two completions are equal": 3, "a completion is empty": 1}
+    assert [[c.text for c in kept.completions] for kept in found.usable] == [["yes ", "no"]]
+
+
 def test_weights_in_the_prompt_take_room(run: RunFolder) -> None:
     """A prompt is <bos>, three letters and <sep>, and a digit per objective; a completion 3 + 1."""
     for condition, context, left in (

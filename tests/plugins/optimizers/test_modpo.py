@@ -57,6 +57,26 @@ def test_a_constant_margin_is_dpo_with_beta_over_the_weight(weight: float, label
     assert found == pytest.approx(expected)
 
 
+def test_the_other_preference_mirrors_the_loss():
+    """Chosen and rejected changed round, the logit has the other sign, margins and all."""
+    modpo, weights = Modpo(primary="a", beta=0.1), [0.4, 0.6]
+    plain = loss_of(modpo, (2.0, -1.0), [[1.0, 0.3], [0.0, 0.1]], weights)
+    swapped = loss_of(modpo, (2.0, -1.0), [[0.0, 0.3], [1.0, 0.1]], weights)
+    logit = (0.1 * 3 - 0.6 * (0.3 - 0.1)) / 0.4
+    assert plain == pytest.approx(math.log1p(math.exp(-logit)))
+    assert swapped == pytest.approx(math.log1p(math.exp(logit)))
+    # Which one is preferred is only the sign of what they differ by.
+    mirrored = loss_of(modpo, (-2.0, 1.0), [[0.0, -0.3], [1.0, -0.1]], weights)
+    assert mirrored == pytest.approx(plain)
+
+
+@pytest.mark.parametrize("labels", ["hard", "soft"])
+def test_the_order_of_the_completions_does_not_matter(labels: str):
+    modpo, scores = Modpo(primary="a", labels=labels), [[0.9, 0.3, 0.5], [0.2, 0.8, 0.1]]
+    found = loss_of(modpo, (2.0, -1.0), scores, [0.4, 0.3, 0.3])
+    assert loss_of(modpo, (-1.0, 2.0), scores[::-1], [0.4, 0.3, 0.3]) == pytest.approx(found)
+
+
 def test_all_weight_on_the_primary_objective_is_dpo():
     scores = [[0.2, 5.0], [0.9, -3.0]]
     found = loss_of(Modpo(primary="a"), (2.0, -1.0), scores, [1.0, 0.0])

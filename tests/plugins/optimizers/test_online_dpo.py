@@ -18,6 +18,7 @@ from moalign import plugins
 from moalign.components import Optimizer
 from moalign.errors import OptionError, StudyError
 from moalign.maths.kl import kl_estimate
+from moalign.maths.normalisation import group_zscore
 from moalign.optimizers.lists import ListOptimizer
 from moalign.optimizers.utility import UtilityOptimizer, levelled
 from moalign.study.loading import load
@@ -302,6 +303,38 @@ def test_resuming_is_exact_and_the_policy_may_read_weights(optimizer: Any, tmp_p
     found = [second.train_step() for _ in range(2)]
     assert str(found) == str(expected)
     assert all(math.isfinite(step["loss"]) for step in found)
+
+
+def test_each_prompt_ranks_its_completions_by_the_weights_in_it():
+    larger = ("training.prompts=12", "training.group=12", "rollout.max_tokens=12")
+    study = letters_study("online-dpo", "weights", *larger)
+    trial = testbeds.new_trial(study)
+    rollout, select = trial.rollout, trial.optimizer.select
+    batches: list[Batch] = []
+    chosen: list[Tensor | None] = []
+
+    def rolled(*given: Any) -> Batch:
+        batches.append(rollout(*given))
+        return batches[-1]
+
+    def selected(advantages_PG: Tensor) -> Tensor | None:
+        chosen.append(select(advantages_PG))
+        return chosen[-1]
+
+    trial.rollout, trial.optimizer.select = rolled, selected  # type: ignore[method-assign]
+    trial.train_step()
+    (batch,), (chosen_P2,) = batches, chosen
+    assert batch.conditions_PK is not None
+    assert len({tuple(row) for row in batch.conditions_PK.tolist()}) == 12
+    shares = [[t.count(letter) / max(len(t), 1) for letter in "ab"] for t in batch.texts_B]
+    units_PGK = group_zscore(torch.tensor(shares).view(12, 12, 2))
+    utilities_PG = (units_PGK * batch.conditions_PK[:, None]).sum(-1)
+    ends = torch.stack([utilities_PG.amax(1), utilities_PG.amin(1)], 1)
+    torch.testing.assert_close(utilities_PG.gather(1, chosen_P2), ends)
+    assert (ends[:, 0] > ends[:, 1]).any()
+    # By the weights of another prompt another one would be best.
+    turned_PG = (units_PGK * batch.conditions_PK.roll(1, 0)[:, None]).sum(-1)
+    assert (turned_PG.gather(1, chosen_P2)[:, 0] < turned_PG.amax(1) - 1e-3).any()
 
 
 def test_it_does_not_matter_how_a_batch_is_divided():

@@ -1,7 +1,7 @@
 """Dominance, fronts, and the numbers that describe a front: pure functions of points.
 
 Every objective is maximised. Shapes: N points, K objectives (the last axis), W preferences,
-Z points of a reference front. A row that holds a NaN was not measured in full: it is on no front
+Z points of a reference front, S measurements in the order of their steps. A row that holds a NaN was not measured in full: it is on no front
 and adds nothing to any number. Infinite values are refused. Wrong input raises ValueError.
 
 Axes are used as they come. Where units matter (`utility` and all below it in this list:
@@ -20,7 +20,9 @@ __all__ = [
     "coverage",
     "crowding_distance",
     "dominance_ranks",
+    "dominance_rate",
     "expected_utility",
+    "first_on_front",
     "hull_hypervolume",
     "hypervolume",
     "hypervolume_contributions",
@@ -31,6 +33,7 @@ __all__ = [
     "knee",
     "max_utility_loss",
     "maximin",
+    "mean_over_steps",
     "nash_bargain",
     "normalise",
     "r2",
@@ -569,6 +572,101 @@ def coverage(values_NK: ArrayLike, other_MK: ArrayLike) -> float:
     return float(covers_MN.any(axis=1).mean())
 
 
+def dominance_rate(values_NK: ArrayLike, other_NK: ArrayLike) -> float:
+    """Say in which share of the rows a point dominates the other set's point of the same row.
+
+    Rows are pairs, such as two methods at equal seeds and preferences. Not symmetric, and both
+    directions rarely add up to 1: report both.
+
+    Args:
+        values_NK: points of which is asked whether they dominate.
+        other_NK: their partners, row by row. A pair with a NaN is left out.
+
+    Returns:
+        Share in [0, 1] of the complete pairs.
+
+    Raises:
+        ValueError: the sets have different numbers of rows, or no pair is complete.
+
+    Source: Pareto dominance, counted over repetitions as reports of fronts do.
+    """
+    points = _points(values_NK)
+    other = _points(other_NK, "other_NK", objectives=points.shape[1])
+    if len(points) != len(other):
+        raise ValueError(
+            f"other_NK must have {len(points)} rows, one per point; found {len(other)}."
+        )
+    complete_N = _complete(points) & _complete(other)
+    if not complete_N.any():
+        raise ValueError("no pair of points is complete; at least one without NaN is needed.")
+    points, other = points[complete_N], other[complete_N]
+    dominates_N: NDArray[np.bool_] = np.all(points >= other, axis=1) & np.any(
+        points > other, axis=1
+    )
+    return float(dominates_N.mean())
+
+
+def first_on_front(values_NK: ArrayLike, steps_N: ArrayLike) -> float:
+    """Find the step at which the first point of the front was there.
+
+    Args:
+        values_NK: points, higher is better.
+        steps_N: when each was there: steps, tokens, or evaluations; finite.
+
+    Returns:
+        The smallest step of a point on the front; of equal points the earliest counts.
+
+    Raises:
+        ValueError: no row is complete.
+
+    Source: steps of the first Pareto-optimal checkpoint, as Dynamic Reward Weighting reports them
+    (arXiv 2509.11452).
+    """
+    points = _points(values_NK)
+    _measured(points, "values_NK")
+    steps = _vector(steps_N, "steps_N", per="point")
+    if len(steps) != len(points):
+        raise ValueError(
+            f"steps_N must have {len(points)} numbers, one per point; found {len(steps)}."
+        )
+    order = np.argsort(steps, kind="stable")
+    return float(steps[order][is_nondominated(points[order])][0])
+
+
+def mean_over_steps(values_S: ArrayLike, steps_S: ArrayLike, end: float) -> float:
+    """Average over the steps a number that holds until the next one is measured.
+
+    The area under a curve of, say, hypervolume against steps, divided by its width. It rewards
+    what is found early. Before its first measurement the number counts as 0, and a curve that
+    ends early keeps what it has.
+
+    Args:
+        values_S: the number at each measurement. One that is NaN leaves the earlier one standing.
+        steps_S: when: steps, tokens, or evaluations; finite, at least 0, never falling. Of several
+            measurements at one step the last counts.
+        end: the step up to which is averaged, above 0; what comes later does not count.
+
+    Returns:
+        Mean in the values' units.
+
+    Source: area under the curve of an indicator over time, a measure of anytime performance
+    (López-Ibáñez and Stützle 2014 take the hypervolume under the attainment curve).
+    """
+    values = np.asarray(values_S, dtype=np.float64)
+    steps = _vector(steps_S, "steps_S", per="measurement")
+    if values.shape != steps.shape:
+        raise ValueError(
+            f"values_S must have {len(steps)} numbers, one per step; found shape {values.shape}."
+        )
+    if steps[0] < 0 or (np.diff(steps) < 0).any():
+        raise ValueError(f"steps_S must be at least 0 and never fall; found {steps.tolist()}.")
+    if not (np.isfinite(end) and end > 0):
+        raise ValueError(f"end must be a finite number above 0; found {end}.")
+    known_S = np.logical_not(np.isnan(values))
+    ends = np.append(np.minimum(steps[known_S], end), end)
+    return float(values[known_S] @ np.diff(ends) / end)
+
+
 def _points(
     values_NK: ArrayLike, name: str = "values_NK", *, objectives: int | None = None
 ) -> Floats:
@@ -635,12 +733,10 @@ def _mixed_above(points: Floats, k: int) -> Floats:
     return together[is_nondominated(together)]
 
 
-def _vector(values_K: ArrayLike, name: str) -> Floats:
+def _vector(values_K: ArrayLike, name: str, per: str = "objective") -> Floats:
     vector = np.asarray(values_K, dtype=np.float64)
     if vector.ndim != 1 or not vector.size or not np.isfinite(vector).all():
-        raise ValueError(
-            f"{name} must be one finite number per objective; found {vector.tolist()}."
-        )
+        raise ValueError(f"{name} must be one finite number per {per}; found {vector.tolist()}.")
     return vector
 
 

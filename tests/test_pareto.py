@@ -617,6 +617,90 @@ def test_nash_bargain_does_not_depend_on_units(points: Floats, level: int) -> No
         assert pareto.nash_bargain(points * units - 3, disagreement * units - 3) == chosen
 
 
+# --- over seeds and steps ----------------------------------------------------------------------
+
+
+def test_dominance_rate_counts_pairs() -> None:
+    mine = [(1, 1), (1, 1), (1, 0), (2, 2), (NAN, 9), (9, 9)]
+    theirs = [(1, 0), (1, 1), (0, 1), (3, 3), (0, 0), (0, NAN)]
+    assert pareto.dominance_rate(mine, theirs) == 1 / 4, "equal points dominate nothing"
+    assert pareto.dominance_rate(theirs, mine) == 1 / 4
+    assert pareto.dominance_rate(mine[:1], theirs[:1]) == 1.0
+
+
+def test_the_first_point_of_the_front_is_the_earliest_that_stays_on_it() -> None:
+    points = [(0, 2), (1, 1), (2, 0), (1, 2), (NAN, 9)]
+    assert pareto.first_on_front(points, [10, 0, 30, 20, 0]) == 20, "(0, 2) is dominated, too"
+    assert pareto.first_on_front([(1, 1), (1, 1)], [7, 3]) == 3, "equal points: the earliest"
+
+
+@bounded
+@given(grids(max_objectives=3))
+def test_the_first_step_is_that_of_a_point_that_nothing_dominates(points: Floats) -> None:
+    steps = np.arange(len(points))[::-1]
+    dominated = [((points >= p).all(1) & (points > p).any(1)).any() for p in points]
+    assert pareto.first_on_front(points, steps) == steps[~np.array(dominated)].min()
+
+
+def test_the_mean_over_steps_is_the_area_under_steps() -> None:
+    # 0 for 2 steps, .5 for 3, 1 for 5: 1.5 + 5 of 10.
+    assert pareto.mean_over_steps([0.5, 1.0], [2, 5], 10) == pytest.approx(0.65)
+    assert pareto.mean_over_steps([0.5, 1.0], [2, 5], 4) == pytest.approx(0.25), "cut off"
+    assert pareto.mean_over_steps([0.5, 1.0], [2, 5], 2) == 0.0
+    assert pareto.mean_over_steps([0.5, NAN, 1.0], [2, 4, 5], 10) == pytest.approx(0.65)
+    assert pareto.mean_over_steps([0.5, 0.7, 1.0], [2, 5, 5], 10) == pytest.approx(0.65)
+    assert pareto.mean_over_steps([3.0], [0], 7) == pytest.approx(3.0)
+    assert pareto.mean_over_steps([NAN], [0], 7) == 0.0
+
+
+def test_who_finds_the_same_sooner_has_the_higher_mean_over_steps() -> None:
+    early = pareto.mean_over_steps([0.2, 0.8, 0.8], [1, 2, 3], 4)
+    late = pareto.mean_over_steps([0.2, 0.2, 0.8], [1, 2, 3], 4)
+    assert early - late == pytest.approx(0.6 / 4)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (
+            lambda: pareto.dominance_rate([(1, 1)], [(1, 1), (2, 2)]),
+            r"other_NK must have 1 rows, one per point; found 2\.",
+        ),
+        (
+            lambda: pareto.dominance_rate([(1, NAN)], [(1, 1)]),
+            "no pair of points is complete; at least one without NaN is needed",
+        ),
+        (
+            lambda: pareto.first_on_front([(NAN, 1)], [1]),
+            "values_NK holds no complete point",
+        ),
+        (
+            lambda: pareto.first_on_front([(1, 1)], [1, 2]),
+            r"steps_N must have 1 numbers, one per point; found 2\.",
+        ),
+        (
+            lambda: pareto.mean_over_steps([1.0], [1, 2], 3),
+            r"values_S must have 2 numbers, one per step; found shape \(1,\)\.",
+        ),
+        (
+            lambda: pareto.mean_over_steps([1.0, 2.0], [2, 1], 3),
+            r"steps_S must be at least 0 and never fall; found \[2\.0, 1\.0\]\.",
+        ),
+        (
+            lambda: pareto.mean_over_steps([1.0], [NAN], 3),
+            r"steps_S must be one finite number per measurement; found \[nan\]",
+        ),
+        (
+            lambda: pareto.mean_over_steps([1.0], [1], 0),
+            r"end must be a finite number above 0; found 0\.",
+        ),
+    ],
+)
+def test_wrong_steps_are_refused_with_a_sentence(call: Callable[[], object], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        call()
+
+
 # --- refusals ---------------------------------------------------------------------------------
 
 

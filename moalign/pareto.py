@@ -1,8 +1,9 @@
 """Dominance, fronts, and the numbers that describe a front: pure functions of points.
 
 Every objective is maximised. Shapes: N points, K objectives (the last axis), W preferences,
-Z points of a reference front, S measurements in the order of their steps. A row that holds a NaN was not measured in full: it is on no front
-and adds nothing to any number. Infinite values are refused. Wrong input raises ValueError.
+Z points of a reference front, S measurements in the order of their steps. A row that holds a NaN
+was not measured in full: it is on no front and adds nothing to any number. Infinite values are
+refused. Wrong input raises ValueError.
 
 Axes are used as they come. Where units matter (`utility` and all below it in this list:
 `expected_utility`, `max_utility_loss`, `r2`, `igd`, `igd_plus`, `additive_epsilon`, `sparsity`,
@@ -619,8 +620,8 @@ def first_on_front(values_NK: ArrayLike, steps_N: ArrayLike) -> float:
     Raises:
         ValueError: no row is complete.
 
-    Source: steps of the first Pareto-optimal checkpoint, as Dynamic Reward Weighting reports them
-    (arXiv 2509.11452).
+    Source: the smallest step on a front, with which the analysis of Dynamic Reward Weighting
+    (arXiv 2509.11452) labels its fronts over all checkpoints.
     """
     points = _points(values_NK)
     _measured(points, "values_NK")
@@ -658,6 +659,8 @@ def mean_over_steps(values_S: ArrayLike, steps_S: ArrayLike, end: float) -> floa
         raise ValueError(
             f"values_S must have {len(steps)} numbers, one per step; found shape {values.shape}."
         )
+    if np.isinf(values).any():
+        raise ValueError(f"values_S must be finite, or NaN; found {values.tolist()}.")
     if steps[0] < 0 or (np.diff(steps) < 0).any():
         raise ValueError(f"steps_S must be at least 0 and never fall; found {steps.tolist()}.")
     if not (np.isfinite(end) and end > 0):

@@ -687,6 +687,10 @@ def test_who_finds_the_same_sooner_has_the_higher_mean_over_steps() -> None:
             r"steps_S must be at least 0 and never fall; found \[2\.0, 1\.0\]\.",
         ),
         (
+            lambda: pareto.mean_over_steps([math.inf], [1], 3),
+            r"values_S must be finite, or NaN; found \[inf\]\.",
+        ),
+        (
             lambda: pareto.mean_over_steps([1.0], [NAN], 3),
             r"steps_S must be one finite number per measurement; found \[nan\]",
         ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -14,7 +16,7 @@ import torch
 from choices import OF_SAMPLES, new_study, new_trial, spent
 from resuming import resumed
 
-from moalign import Cost, SegmentTask, Start
+from moalign import Cost, Optimizer, SegmentTask, Start, plugins
 from moalign.search.folders import RunFolder
 from moalign.search.segments import run_segment
 from moalign.training.loop import Trial
@@ -88,6 +90,39 @@ def test_micro_batches_change_nothing_but_rounding(
     for a, b in zip(steps(one, 2), steps(many, 2), strict=True):
         assert a == pytest.approx(b, rel=2e-3, abs=1e-4)
     assert one.cost == many.cost
+
+
+GRADED = "objectives.people.reward={preferred: {score: tone, scale: [0, 4]}}"
+OFFERED = [
+    entry.cls
+    for entry in plugins.load().entries(Optimizer.kind)
+    if issubclass(entry.cls, Optimizer) and entry.cls.learns_from != "rollouts"
+]
+
+
+@pytest.mark.parametrize("cls", OFFERED, ids=lambda cls: cls.name)
+def test_every_optimizer_that_learns_from_pairs_trains_and_resumes(
+    run: RunFolder, tmp_path: Path, cls: type[Optimizer]
+) -> None:
+    options = json.dumps({cls.name: cls.examples[0]})
+    study = new_study(f"training.optimizer={options}", GRADED, "training.group=2", *TWICE)
+    whole = new_trial(study, run)
+    before = {name: tensor.clone() for name, tensor in whole.policy.state().items()}
+    history = steps(whole, 2)
+    assert all(math.isfinite(metrics["loss"]) for metrics in history)
+    assert any(not torch.equal(before[name], now) for name, now in whole.policy.state().items())
+    assert (whole.cost.generated > 0) == (cls.learns_from == "both")
+    first = new_trial(study, run)
+    steps(first, 1)
+    second = resumed(first, new_trial(study, run), tmp_path)
+    assert steps(second, 1) == history[1:]
+    for name, tensor in whole.policy.state().items():
+        assert torch.equal(tensor, second.policy.state()[name]), name
+    assert whole.cost == second.cost
+
+
+def test_all_that_learn_from_pairs_are_tried() -> None:
+    assert {"dpo", "modpo", "lipo", "kto", "hypo"} <= {cls.name for cls in OFFERED}
 
 
 def killed(task: SegmentTask, cache: dict[str, Any], after: int) -> None:

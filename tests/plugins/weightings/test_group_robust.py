@@ -51,6 +51,17 @@ test_properties_with_losses = claims(
     SHIFT_FREE,
     FROZEN(lambda: GroupRobust(rate=0.0, losses="optimizer")),
 )
+# As published. What a batch misses decays, so it is not left alone.
+AS_PUBLISHED = {"losses": "optimizer", "absent": "decay", "scale": "count"}
+test_properties_as_published = claims(
+    lambda: GroupRobust(rate=0.1, **AS_PUBLISHED),
+    FINITE,
+    SIMPLEX,
+    PERMUTES,
+    ONE_OBJECTIVE,
+    RESUMES,
+    FROZEN(lambda: GroupRobust(rate=0.0, **AS_PUBLISHED)),
+)
 
 
 def lost(*losses: float, **options):
@@ -97,6 +108,46 @@ def test_absent_groups_do_not_decay():
     before = found.values
     torch.testing.assert_close(weighting.weigh(lost(NAN, 7.0, NAN)).values, before)
     torch.testing.assert_close(weighting.weigh(lost(NAN, NAN, NAN)).values, before)
+
+
+def test_absent_groups_decay_as_published():
+    weighting = GroupRobust(rate=1.0, losses="optimizer", absent="decay")
+    found = weighting.weigh(lost(1.0, NAN, 0.5))
+    expected = torch.softmax(torch.tensor([1.0, 0.0, 0.5]), -1)
+    torch.testing.assert_close(found.values, expected)
+    assert set(found.metrics) == {"loss/a", "loss/c"}
+    torch.testing.assert_close(weighting.weigh(lost(NAN, NAN, NAN)).values, expected)
+
+
+def of_groups(*counts: int) -> torch.Tensor:
+    """Pairs, each of one group, which prefers the first; the others say nothing of it."""
+    scores_PGK = torch.full((sum(counts), 2, len(counts)), NAN)
+    first = 0
+    for group, count in enumerate(counts):
+        scores_PGK[first : first + count, :, group] = torch.tensor([1.0, 0.0])
+        first += count
+    return scores_PGK
+
+
+def test_sums_by_the_groups_shares_as_published():
+    weighting = GroupRobust(rate=1e-3, losses="optimizer", scale="count")
+
+    def weigh(a: int, b: int, losses: tuple[float, float]) -> list[float]:
+        return weighting.weigh(lost(*losses, scores_PGK=of_groups(a, b))).values.log().tolist()
+
+    # Where a batch has the shares of all, that is its size times the means.
+    after = weigh(12, 4, (30.0, 20.0))
+    assert after[0] - after[1] == pytest.approx(1e-3 * 16 * (30.0 - 20.0), rel=1e-4)
+    # The second batch has more of b than its share, 10 of 32 by now.
+    moved = weigh(10, 6, (30.0, 20.0))
+    by_hand = 1e-3 * (30.0 * 10 / (22 / 32) - 20.0 * 6 / (10 / 32))
+    assert moved[0] - moved[1] - (after[0] - after[1]) == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_the_shortfall_is_summed_over_prompts_with_a_score():
+    scores = torch.tensor([[[0.5, NAN]], [[0.5, 0.2]], [[NAN, 0.2]], [[0.5, NAN]]])
+    found = GroupRobust(rate=0.1, scale="count").weigh(make_step(scores)).values.log()
+    assert float(found[1] - found[0]) == pytest.approx(0.1 * 5 * (0.8 - 0.5), rel=1e-4)
 
 
 def test_it_starts_at_the_preference_and_zero_stays_zero():

@@ -132,9 +132,9 @@ def main(given: list[str] | None = None) -> int:
             print(cell)
         return 0
     desk = Desk(plan, args.out)
+    executor = Processes(workers=args.workers)
     failed = 0
     if args.report is None:
-        executor = Processes(workers=args.workers)
         view = Watch(plan, executor.workers)
         view.say(
             f"{view.total} cells, {executor.workers} at a time; how long one takes is known after "
@@ -147,7 +147,7 @@ def main(given: list[str] | None = None) -> int:
             view.say("stopped; the same command goes on")
             return 130
         failed = view.failed
-    print(publish(results.gather(desk, name), args.results))
+    print(publish(results.gather(desk, name, executor.workers), args.results))
     return 1 if failed else 0
 
 

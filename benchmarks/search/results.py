@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks import table
 from benchmarks.comparison import cells as comparison
+from benchmarks.comparison.results import TIME, lasted
 from benchmarks.search.entries import default
 from benchmarks.search.part import Row
 from benchmarks.search.work import Desk
@@ -34,7 +35,7 @@ class Results:
 
     Attributes:
         mode: quick, full, names of parts, or part.
-        facts: date, commit, command, versions.
+        facts: date, commit, command, versions, time.
         default: the strategy of a study that names none.
         rows: the cells that were run, by part.
         broken: the cells that failed.
@@ -54,15 +55,22 @@ class Results:
         return next(value for what, value in self.facts if what == "date").partition(",")[0]
 
 
-def gather(desk: Desk, mode: str) -> Results:
-    """Read all cells of a plan."""
+def gather(desk: Desk, mode: str, workers: int = 1) -> Results:
+    """Read all cells of a plan.
+
+    Args:
+        desk: the plan and its folder.
+        mode: what the document is called.
+        workers: how many cells run at once, for how long all of them take.
+    """
     rows: dict[str, list[Row]] = {}
-    broken, missing = [], 0
+    broken, missing, walls = [], 0, []
     for cell in desk.plan.cells():
         done = desk.done(cell)
         if done is not None:
             row = Row(cell.bed, cell.entry, cell.seed, done.data)
             rows.setdefault(cell.part, []).append(row)
+            walls.append(done.wall)
             continue
         left = comparison.read(desk.file(cell))
         if isinstance(left, comparison.Failed):
@@ -71,6 +79,8 @@ def gather(desk: Desk, mode: str) -> Results:
             missing += 1
     seeds = sorted({cell.seed for cell in desk.plan.cells()})
     facts = [[str(what), str(value)] for what, value in table.facts(seeds)]
+    if walls:
+        facts.append([TIME, lasted(walls, workers)])
     return Results(mode, facts, default(), rows, broken, missing)
 
 

@@ -34,6 +34,9 @@ BEDS: Final[Mapping[str, Sequence[str]]] = {
     "full": (*WITH_FIDELITY, Curves.name),
 }
 
+BESIDE: Final = ("botorch", "random")
+"""Strategies beside the default: one that learns from stopped trials, and one from none."""
+
 TRIALS: Final = 24
 """As many trials in full as the steps are for."""
 
@@ -47,9 +50,8 @@ PARTS: Final = 24
 
 
 def plan(mode: Mode, installed: Catalogue) -> list[Planned]:
-    """Return the cells, seed by seed: the default strategy, its rivals that learn, and random."""
-    wanted = ("random", default(), *(("botorch",) if mode.name == "full" else ()))
-    names = [name for name in strategies(installed) if name in wanted]
+    """Return the cells, seed by seed."""
+    names = [name for name in strategies(installed) if name in {default(), *BESIDE}]
     return [
         Planned(
             Cell(NAME, bed, f"{name}{RUNGS if stops else ''}", seed),

@@ -14,6 +14,7 @@ from benchmarks.search.baselines import BASELINES
 from benchmarks.search.goals import Goal, mean, paired, plain
 from benchmarks.search.part import Rows, beds, by_seed, entries
 from benchmarks.search.picture import Line, panels
+from moalign import pareto
 
 EVERY: Final = 4
 """Evaluations between two numbers of a cell."""
@@ -44,6 +45,16 @@ def after(trials: int) -> Measure:
     def share(data: Mapping[str, Any]) -> float:
         shares: Sequence[float] = data["shares"]
         return shares[trials // EVERY - 1]
+
+    return share
+
+
+def on_average(trials: int) -> Measure:
+    """Return how to read the mean share over so many evaluations: the area under the curve."""
+
+    def share(data: Mapping[str, Any]) -> float:
+        known = range(EVERY, trials + 1, EVERY)
+        return pareto.mean_over_steps(data["shares"][: len(known)], known, trials)
 
     return share
 
@@ -121,6 +132,8 @@ def section(rows: Rows, default: str, pictures: Mapping[str, str]) -> list[str]:
     for bed in beds(rows):
         parts += [f"### {bed}", _bed(rows, bed, default)]
     parts.append(
+        "**Mean over** some evaluations is the area under the curve: what was found early counts "
+        f"for longer. A share is known every {EVERY} evaluations and counts until the next. "
         "**s per suggestion**: median and 95th percentile of what the strategy takes, on the wall; "
         "**CPU s**: of the whole search, all threads; **s**: of the whole search on the wall, "
         "evaluations included. Libraries were loaded before."
@@ -140,6 +153,7 @@ def _bed(rows: Rows, bed: str, default: str) -> str:
                 f"{entry} (default)" if entry == default else entry,
                 *(f"{mean(by_seed(rows, bed, entry, after(b))).value:.3f}" for b in budgets),
                 plain(mean(own)),
+                plain(mean(by_seed(rows, bed, entry, on_average(last)))),
                 "" if entry == default else signed(paired(own, reference)),
                 *(
                     f"{mean(by_seed(rows, bed, entry, _seconds(what, which))).value:.{places}f}"
@@ -157,6 +171,7 @@ def _bed(rows: Rows, bed: str, default: str) -> str:
         "entry",
         *(f"after {budget}" for budget in budgets),
         f"after {last}, interval",
+        f"mean over {last}",
         f"minus {default}",
         "s per suggestion",
         "95 %",

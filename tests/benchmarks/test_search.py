@@ -316,6 +316,7 @@ def test_quick_is_a_part_of_full() -> None:
     assert {cell.bed for cell in full if cell.part == "fronts"} == {*PLAIN, *WITH_FIDELITY}
     assert set(BASELINES) <= {cell.entry for cell in full}
     assert len({cell.file for cell in full}) == len(full)
+    assert {cell.entry for cell in quick if cell.part == "rungs"} >= {"botorch", "botorch + rungs"}
     for cell in (cell for cell in full if cell.part == "rungs"):
         other = cell.entry.removesuffix(rungs_report.RUNGS)
         assert replace(cell, entry=other) in full
@@ -392,6 +393,7 @@ def test_what_is_done_is_not_run_again_and_what_has_changed_is(tmp_path: Path) -
     found = results.gather(longer, "part")
     assert found.missing == 0
     assert not found.broken
+    assert dict(found.facts)["time of the cells"].endswith(" for 6 cells, one after another")
     by_name = {(r.bed, r.entry): r.data for rows in found.rows.values() for r in rows}
     assert [row.bed for row in found.rows["fronts"]] == ["BraninCurrin"] * 2
     assert len(by_name["BraninCurrin", "random"]["shares"]) == 2
@@ -545,6 +547,18 @@ def test_more_trials_than_forty_are_charged_in_proportion() -> None:
     row = front_row("gp", 0, 0.97, wall=29.0)
     longer = replace(row, data={**row.data, "trials": 60})
     assert fronts_report._whole_up_to(40)(longer.data) == pytest.approx(20.0)
+
+
+def test_what_is_found_early_counts_for_longer() -> None:
+    row = front_row("gp", 0, 1.0)
+    early = {**row.data, "shares": [0.8, *[1.0] * 9]}
+    # Shares are known every 4 evaluations, and none is known before the fourth.
+    assert fronts_report.on_average(8)(early) == pytest.approx(0.4)
+    assert fronts_report.on_average(40)(row.data) == pytest.approx(0.45)
+    assert fronts_report.on_average(40)(early) == pytest.approx(0.88)
+    text = "\n".join(fronts_report.section([row], "gp", {}))
+    assert "| mean over 40 |" in text
+    assert "| 1.000 | 0.450 |" in text
 
 
 def test_the_best_strategy_for_small_budgets_is_one_that_a_study_can_name() -> None:

@@ -171,9 +171,10 @@ def test_a_checkpoint_is_of_one_attempt(mirrors: list[Mirror], monkeypatch, died
             raise ConnectionError("gone")
 
     write(one, 3, 20, *CHECKPOINT)
-    with monkeypatch.context() as patch, pytest.raises(RecordError, match="gone"):
+    with monkeypatch.context() as patch:
         patch.setattr(Mirror, "_put", dying)
-        one.keep(TASK)
+        with pytest.raises(RecordError, match="gone"):
+            one.keep(TASK)
     write(two, 3, 20, *CHECKPOINT)
     for name in CHECKPOINT:
         (RunFolder(two.path).checkpoint(3, 20) / name).write_text("of the second attempt")

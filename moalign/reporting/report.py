@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from moalign.errors import RecordError
 from moalign.reporting.commands import pick_command
@@ -22,10 +22,14 @@ from moalign.reporting.front import (
 from moalign.reporting.page import front_html, has_samples
 from moalign.reporting.plots import front_png, title
 from moalign.reporting.points import PointTable, read_points, to_csv
+from moalign.search import events
 from moalign.search.archive import Run
 from moalign.search.measurements import write_atomically
 from moalign.study.study import report_preferences
-from moalign.types import Cost
+from moalign.types import BASE, Cost
+
+MOST_LOST: Final = 20
+"""How many lost workers a report lists."""
 
 
 def front_of(run: Run) -> Front:
@@ -120,6 +124,8 @@ def report_text(run: Run, front: Front, facts: Mapping[str, Any]) -> str:
     if failures := [t for t in run.trials.values() if t.outcome == "failed"]:
         parts.append("## Failed trials")
         parts.append("\n".join(f"- trial {t.number}, step {t.step}: {t.reason}" for t in failures))
+    if run.lost_workers:
+        parts += ["## Lost workers", lost_workers(run.lost_workers)]
     if facts:
         parts += ["## Data", "\n".join(f"- {name}: {value}" for name, value in facts.items())]
     parts += ["## Pick a point", "    " + pick_command(run, front.table.names)]
@@ -142,6 +148,19 @@ def summary(run: Run) -> str:
         f"{spent.generated:,} tokens, passed {spent.forwarded:,} forward and {spent.backwarded:,} "
         f"backward, and kept workers busy for {timedelta(seconds=round(seconds))}."
     )
+
+
+def lost_workers(lost: Sequence[events.Lost]) -> str:
+    """Return which segments lost their worker, and why; of many the latest."""
+    lines = ["These segments were tried again from the last checkpoint, up to three times each."]
+    if len(lost) > MOST_LOST:
+        lines[0] += f" There were {len(lost)}; these are the latest."
+    told = [
+        f"- {'the base policy' if one.trial == BASE else f'trial {one.trial}, step {one.step}'}, "
+        f"attempt {one.attempt + 1}: {one.reason}"
+        for one in lost[-MOST_LOST:]
+    ]
+    return "\n\n".join([*lines, "\n".join(told)])
 
 
 def trust(run: Run, front: Front) -> str:

@@ -119,6 +119,20 @@ class Announcer:
                 warnings.warn(f"trial {event.trial}: {note}", stacklevel=3)
             self._notes.setdefault(note, set()).add(event.trial)
 
+    def worker_lost(self, lost: events.Lost, attempts: int) -> None:
+        """Say that a segment is tried again, and why, as a warning.
+
+        Args:
+            lost: what happened.
+            attempts: how often a segment is tried at most.
+        """
+        again = f"the segment is tried again (attempt {lost.attempt + 2} of {attempts})"
+        warnings.warn(f"{_name(lost.trial, lost.step)}: {lost.reason}; {again}", stacklevel=3)
+
+    def made_again(self, trial: int, step: int) -> None:
+        """Say that what somebody has deleted is made again, as a warning."""
+        warnings.warn(f"{_name(trial, step)} was deleted; it is made again", stacklevel=3)
+
     def segment_ended(self, run: Run, measured: events.Measured) -> None:
         """Say what a trial's checkpoint is worth."""
         trial, step = measured.trial, measured.step
@@ -171,6 +185,10 @@ class Announcer:
                     f"{type(error).__name__}: {error}",
                     stacklevel=4,
                 )
+
+
+def _name(trial: int, step: int) -> str:
+    return "the base policy" if trial == BASE else f"trial {trial} at step {step}"
 
 
 def _values(run: Run, measured: events.Measured) -> list[dict[str, tuple[float, float]]]:

@@ -95,6 +95,7 @@ class Run:
         base: the base policy's measurements on validation, or None.
         tests: measurements on test, by ``(trial, step)``.
         test_openings: each time the test split was read.
+        lost_workers: each time a worker was lost with a segment, or hung.
         closed: how the last driver left it; None if it is open or was killed.
         settled: how many trials there were when it was last finished; what they dominate is gone.
     """
@@ -106,6 +107,7 @@ class Run:
         self.base: events.Measured | None = None
         self.tests: dict[tuple[int, int], events.Measured] = {}
         self.test_openings: list[events.OpenedTest] = []
+        self.lost_workers: list[events.Lost] = []
         self.closed: events.Outcome | None = None
         self.settled = 0
         self._live: dict[int, Trial] = {}
@@ -149,7 +151,7 @@ class Run:
                     trial.failure = event
                     self._ends(trial)
             case events.Lost():
-                pass
+                self.lost_workers.append(event)
             case events.OpenedTest():
                 self.test_openings.append(event)
 

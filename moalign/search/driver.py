@@ -293,6 +293,7 @@ class _Driver:
             if trial is not None and (deeper := self._gone(trial)):
                 moved = self._make_again(deeper) or moved
             elif (number, step, "validation") not in self.running:
+                self.announce.made_again(number, step)
                 shutil.rmtree(self.run.folder.checkpoint(number, step), ignore_errors=True)
                 self._submit(number, 0, step, "validation")
                 moved = True
@@ -371,6 +372,7 @@ class _Driver:
             lost = events.Lost(time.time(), task.trial, task.until, task.attempt, reason)
             self.record.append(lost)
             if task.attempt + 1 < ATTEMPTS:
+                self.announce.worker_lost(lost, ATTEMPTS)
                 self._run(replace(task, attempt=task.attempt + 1))
                 return
             reason = f"its worker was lost {ATTEMPTS} times, the last time because {reason}"

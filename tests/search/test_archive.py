@@ -44,6 +44,7 @@ def test_a_trial_lives_until_it_is_measured_in_full_stopped_or_failed():
     assert [t.outcome for t in run.trials.values()] == ["finished", "stopped", "failed", None]
     assert [t.reason for t in run.trials.values()] == ["", "too far behind", "it broke", ""]
     assert [t.step for t in run.trials.values()] == [4, 2, 2, 0]
+    assert [(lost.trial, lost.reason) for lost in run.lost_workers] == [(3, "a worker died")]
     assert run.trials[2].ended_by(4)
     assert not run.trials[3].ended_by(2)
 

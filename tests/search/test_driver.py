@@ -15,6 +15,7 @@ from quick import Pairs, archive, quick_run, quick_study
 from moalign import hookimpl
 from moalign.components import Strategy
 from moalign.errors import OptionError, PluginError, RecordError, StudyError
+from moalign.reporting.report import write_report
 from moalign.search import events
 from moalign.search.folders import RunFolder
 from moalign.search.record import read
@@ -460,26 +461,46 @@ def test_a_damaged_checkpoint_is_not_believed(tmp_path: Path):
 def test_a_lost_worker_is_replaced_and_its_segment_tried_again(tmp_path: Path, faults):
     whole = archive(quick_run(tmp_path / "whole", executor=Pairs()).run)
     faults({"trial": 1, "step": 3, "kind": "kill", "times": 2})
-    result = quick_run(tmp_path / "mine", executor=Processes(workers=2))
+    with pytest.warns(UserWarning, match="trial 1 at step 4: the worker process") as told:
+        result = quick_run(
+            tmp_path / "mine",
+            executor=Processes(workers=2),
+            report=lambda run: write_report(run, {}),
+        )
+    assert [str(one.message).partition(" was killed by ")[2] for one in told] == [
+        f"SIGKILL; the segment is tried again (attempt {attempt} of 3)" for attempt in (2, 3)
+    ]
     assert archive(result.run) == whole
     lost = lines(tmp_path / "mine", events.Lost)
     assert [(e.trial, e.step, e.attempt) for e in lost] == [(1, 4, 0), (1, 4, 1)]
     assert all("was killed by SIGKILL" in e.reason for e in lost)
+    assert result.run.lost_workers == lost
+    section = result.files["report"].read_text().partition("## Lost workers\n\n")[2]
+    assert f"\n- trial 1, step 4, attempt 1: {lost[0].reason}\n" in section
+    assert f"\n- trial 1, step 4, attempt 2: {lost[1].reason}\n" in section
 
 
 def test_a_worker_that_hangs_is_killed_and_its_segment_tried_again(tmp_path: Path, faults):
     whole = archive(quick_run(tmp_path / "whole", executor=Pairs()).run)
     faults({"trial": 1, "step": 3, "kind": "hang", "times": 1})
     executor = Processes(workers=2, timeout=0.15)  # minutes; a worker's first import counts
-    assert archive(quick_run(tmp_path / "mine", executor=executor).run) == whole
-    (lost,) = lines(tmp_path / "mine", events.Lost)
-    assert (lost.trial, lost.step, lost.attempt) == (1, 4, 0)
+    with pytest.warns(UserWarning, match="did not end within") as told:
+        assert archive(quick_run(tmp_path / "mine", executor=executor).run) == whole
+    assert (
+        "trial 1 at step 4: the segment did not end within 0.15 minutes; the segment is tried "
+        "again (attempt 2 of 3)"
+    ) in [str(one.message) for one in told]
+    # On a busy machine others may have taken too long as well.
+    (lost,) = [e for e in lines(tmp_path / "mine", events.Lost) if (e.trial, e.step) == (1, 4)]
+    assert lost.attempt == 0
     assert lost.reason == "the segment did not end within 0.15 minutes"
 
 
 def test_a_segment_that_loses_every_worker_is_given_up(tmp_path: Path, faults):
     faults({"trial": 1, "step": 3, "kind": "kill"})
-    result = quick_run(tmp_path / "mine", executor=Processes(workers=2), trials=3)
+    with pytest.warns(UserWarning, match="the segment is tried again") as told:
+        result = quick_run(tmp_path / "mine", executor=Processes(workers=2), trials=3)
+    assert len(told) == 2
     trials = result.run.trials
     assert [t.outcome for t in trials.values()] == ["finished", "failed", "finished"]
     assert trials[1].reason.startswith("its worker was lost 3 times, the last time because the ")

@@ -186,6 +186,8 @@ def test_a_driver_killed_right_after_a_decision_goes_on_to_the_same_archive(
 
 # --- folders that somebody deletes ---------------------------------------------------------------
 
+made_again = pytest.mark.filterwarnings("ignore:.* was deleted; it is made again:UserWarning")
+
 
 class Extending(Strategy):
     """Every second trial goes on from the latest policy of those that are kept."""
@@ -227,6 +229,7 @@ class Deleting:
             shutil.rmtree(self.folder.checkpoint(*point) / self.part, ignore_errors=True)
 
 
+@made_again
 @pytest.mark.parametrize("part", ["", "policy"])
 def test_a_policy_that_a_trial_is_about_to_start_from_is_made_again(tmp_path: Path, part: str):
     deleting = Deleting(tmp_path / "mine", part)
@@ -235,6 +238,7 @@ def test_a_policy_that_a_trial_is_about_to_start_from_is_made_again(tmp_path: Pa
     assert archive(found) == archive(extending(tmp_path / "whole"))
 
 
+@made_again
 def test_what_it_starts_from_in_turn_is_made_again_too(tmp_path: Path):
     chain = extending(tmp_path / "mine")
     starts = {n: t.proposal.start.points for n, t in chain.trials.items()}
@@ -250,6 +254,7 @@ def test_what_it_starts_from_in_turn_is_made_again_too(tmp_path: Path):
     assert archive(found) == archive(chain)
 
 
+@made_again
 def test_one_that_cannot_be_made_again_costs_the_trials_that_wait_for_it(tmp_path: Path):
     deleting = Deleting(tmp_path / "mine")
 
@@ -272,6 +277,7 @@ def test_one_that_cannot_be_made_again_costs_the_trials_that_wait_for_it(tmp_pat
         assert trial.reason.startswith(reason + "ZeroDivisionError: not again")
 
 
+@made_again
 def test_what_is_gone_again_once_it_was_made_is_an_error_and_no_loop(tmp_path: Path):
     quick_run(tmp_path / "mine")
     (front, *_) = read(RunFolder(tmp_path / "mine")).front()
@@ -290,19 +296,30 @@ def test_what_is_gone_again_once_it_was_made_is_an_error_and_no_loop(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "gone",
-    ["trials/0003/step-00002", "trials/0000", "trials/0001/step-00006/policy", "base/step-00000"],
+    ("gone", "named"),
+    [
+        ("trials/0003/step-00002", ["trial 3 at step 2"]),
+        ("trials/0000", [f"trial 0 at step {step}" for step in (2, 4, 6)]),
+        ("trials/0001/step-00006/policy", ["trial 1 at step 6"]),
+        ("base/step-00000", ["the base policy"]),
+    ],
 )
-def test_what_is_deleted_of_a_finished_run_is_made_again_for_its_report(tmp_path: Path, gone: str):
+def test_what_is_deleted_of_a_finished_run_is_made_again_for_its_report(
+    tmp_path: Path, gone: str, named: list[str]
+):
     whole = archive(quick_run(tmp_path / "mine").run)
     shutil.rmtree(tmp_path / "mine" / gone)
     assert read(RunFolder(tmp_path / "mine")).lost()
     prepared = []
-    again = quick_run(
-        tmp_path / "mine",
-        prepare=lambda *_: prepared.append(1),
-        report=lambda run: write_report(run, {}),
-    )
+    with pytest.warns(UserWarning, match="was deleted") as told:
+        again = quick_run(
+            tmp_path / "mine",
+            prepare=lambda *_: prepared.append(1),
+            report=lambda run: write_report(run, {}),
+        )
+    assert [str(one.message) for one in told] == [
+        f"{what} was deleted; it is made again" for what in named
+    ]
     assert prepared == [1]
     assert archive(again.run) == whole
     assert not again.run.lost()

@@ -192,7 +192,8 @@ def test_a_worker_killed_in_a_segment_changes_nothing(
     fuse.touch()
     monkeypatch.setenv("LETHAL_FUSE", str(fuse))
     study = study_of(files, "objectives.b.reward=lethal")
-    result = run_study(study, folder / "run", strict=True)
+    with pytest.warns(UserWarning, match=r"SIGKILL; the segment is tried again \(attempt 2 of 3\)"):
+        result = run_study(study, folder / "run", strict=True)
     assert not fuse.exists()
     lines = RunFolder(folder / "run").events.read_bytes().splitlines()
     (lost,) = [event for event in map(from_line, lines) if isinstance(event, Lost)]

@@ -107,6 +107,21 @@ def direction(weights: Tensor, kind: Ray) -> Tensor:
     return weights.clamp(min=SMALLEST).reciprocal() if kind == "inverse" else weights
 
 
+def straight_penalty(ray_K: Tensor) -> float:
+    """Return the least penalty with which :func:`pbi` is best on the ray, on a straight front.
+
+    The tangent of the angle between the ray and the front's normal (1, ..., 1): 0 for a ray of
+    equal regrets, at most sqrt(K - 1). A front that bends outward needs more at its ends.
+
+    Source: [derived] from the slopes ``u + penalty v``, with any v of length 1 across u: the
+    normal is among them.
+    """
+    ray_K = ray_K.double() / ray_K.max()
+    along = float(ray_K.mean())
+    across = float((ray_K - along).square().mean().sqrt())
+    return across / along
+
+
 def pbi(regrets: Tensor, ray_K: Tensor, penalty: float) -> Tensor:
     """Return ``-(d1 + penalty * d2)``: how far along the ray, and how far off it, regrets lie.
 

@@ -79,16 +79,17 @@ def free_notes(who: str, step: Step) -> tuple[str, ...]:
 def ray_notes(who: str, step: Step, ray: Ray, penalty: float) -> tuple[str, ...]:
     """Return a sentence if a penalty is so small that PBI may favour what is preferred least.
 
-    On a straight front ``ray: inverse`` needs sqrt(K - 1) to hold every ray; a bent one more.
+    That is below twice what ``ray: inverse`` needs on a straight front; a bent one needs more.
     """
-    least = 2.0 * math.sqrt(len(step.names) - 1)
-    preference = step.preference_K.tolist()
-    if ray != "inverse" or penalty >= least or min(preference) == max(preference):
+    from moalign.maths.scalarisers import direction, straight_penalty
+
+    least = 2.0 * straight_penalty(direction(step.preference_K, "inverse"))
+    if ray != "inverse" or penalty >= least:
         return ()
     return (
         f"weighting {who}: with `ray: inverse` and a `penalty` of {penalty:g} the way along the "
         "ray, which counts most what is preferred least, may outweigh the way off it; set "
-        f"`penalty` to {least:.2g} or more",
+        f"`penalty` to {math.ceil(100.0 * least) / 100.0:g} or more",
     )
 
 

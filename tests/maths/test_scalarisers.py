@@ -20,6 +20,7 @@ from moalign.maths.scalarisers import (
     product,
     shares,
     soft_minimum,
+    straight_penalty,
 )
 
 NAN = math.nan
@@ -123,6 +124,30 @@ def test_slopes_are_differences_of_values(name, missing):
             step_K[k] = 1e-6
             rise = value(regrets_K - step_K) - value(regrets_K + step_K)
             assert float(found_K[k]) == pytest.approx(float(rise) / 2e-6, abs=1e-5)
+
+
+@pytest.mark.parametrize("weights", [(0.5, 0.3, 0.2), (0.1, 0.1, 0.8), (0.3, 0.7)])
+@pytest.mark.parametrize("ray", ["inverse", "weights"])
+def test_from_the_straight_penalty_on_the_ray_is_best_on_a_straight_front(weights, ray):
+    ray_K = direction(vector(*weights), ray)
+    least = straight_penalty(ray_K)
+    assert 0 < least < math.sqrt(len(weights) - 1)
+    on_it_K = (len(weights) - 1) * ray_K / ray_K.sum()  # values of sum 1, so regrets of sum K - 1
+    steps_NK = torch.randn(500, len(weights), generator=torch.Generator().manual_seed(0)).double()
+    others_NK = on_it_K + 0.1 * (steps_NK - steps_NK.mean(1, keepdim=True))
+
+    def holds(penalty):
+        return bool((pbi(others_NK, ray_K, penalty) < pbi(on_it_K, ray_K, penalty)).all())
+
+    assert holds(1.05 * least)
+    assert not holds(0.8 * least)
+
+
+def test_the_straight_penalty_is_at_most_the_root_of_the_other_objectives():
+    assert straight_penalty(vector(0.2, 0.2, 0.2)) == pytest.approx(0.0, abs=1e-7)
+    assert straight_penalty(vector(0.4)) == 0.0
+    assert straight_penalty(direction(vector(0.3, 0.7), "inverse")) == pytest.approx(0.4)
+    assert straight_penalty(vector(1.0, 0.0, 0.0)) == pytest.approx(math.sqrt(2))
 
 
 # --- augmented -----------------------------------------------------------------------------------

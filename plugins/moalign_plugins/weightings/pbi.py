@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 from annotated_types import Ge, Lt
 
 from moalign.components import Preference
-from moalign.maths.scalarisers import Ray, direction, pbi, pbi_slopes
+from moalign.maths.scalarisers import Ray, direction, pbi, pbi_slopes, straight_penalty
 from moalign.weightings.means import MeanWeighting
 from moalign.weightings.units import Ideal, ray_notes
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from moalign.types import Step
+
+
+LEAST: Final = 1.0
+"""The smallest default penalty: a ray of equal regrets needs none on a straight front."""
 
 
 class Pbi(MeanWeighting):
@@ -32,32 +36,45 @@ class Pbi(MeanWeighting):
     the bounds, and z is 1, unless `ideal` says otherwise.
 
     Off the ray an objective that is ahead is pushed *down*, to come back to it: its weight is
-    negative unless the penalty is small (below 1, with two equal preferences). The weights are
+    negative unless the penalty is small (at most 1, with two equal preferences). The weights are
     therefore `signed`, and `unnormalised`: with a negative one their sum is below 1.
 
     ``ray: inverse`` has u_k in proportion to 1 / w_k, with w the preference: the ray on which
     `chebyshev` is best, where twice the preference is half the regret. ``ray: weights`` is the
-    published rule, u_k in proportion to w_k: twice the preference is *twice* the regret. Both hold
-    for a large penalty. With a small one d1, which counts an objective by u_k, decides, and both
-    turn round: `inverse` wants at least 2 with two objectives, and a note says so. No preference
-    leaves an objective free: one of 0 means that it alone bears the regret (`inverse`),
+    published rule, u_k in proportion to w_k: twice the preference is *twice* the regret. No
+    preference leaves an objective free: one of 0 means that it alone bears the regret (`inverse`),
     or none of it (`weights`).
+
+    A small penalty lets go of the ray: d1, which counts an objective by u_k, decides, and both rays
+    turn round. On a straight front the ray is held from the tangent of the angle between it and
+    (1, ..., 1) on, which is at most sqrt(K - 1); a note says where `inverse` has less than twice
+    that.
+
+    A large penalty stops before the front. Near the ray the noise of the means turns the sign of
+    the second term from batch to batch: the weights push to and fro across the ray, and hardly
+    along it, and the policy comes to rest on what these pushes spare, which is whatever lies on the
+    ray. On a concave front, with preferences 3:7 and a penalty of 5, that is an arm in the middle,
+    which mixtures of the ends beat in everything. The default is therefore twice what a straight
+    front needs, and 1 or more.
 
     Source:
         "MOEA/D: A Multiobjective Evolutionary Algorithm Based on Decomposition", Zhang and Li 2007,
-        with ``ray: weights`` and a penalty of 5. ``ray: inverse``: Qi et al. 2014
-        (MOEA/D-AWA). Differs: applied to the means of a policy that is trained by rollouts.
+        for populations. Published: ``ray: weights, penalty: 5``. ``ray: inverse``: Qi et al. 2014
+        (MOEA/D-AWA). Differs: applied to the means of a policy that is trained by rollouts, for
+        which the penalty is smaller.
 
     When to use it:
-        To hold fixed proportions between regrets, more than to reach the front: with a large
-        penalty a policy on the ray beats one that is better in every objective but off it.
+        To hold fixed proportions between regrets: the larger the penalty, the more this comes
+        before reaching the front, and a policy on the ray beats one that is better in every
+        objective but off it. To reach the front use `chebyshev`. Means lag behind by some ten
+        steps: a policy that learns faster overshoots, and a lower `decay` holds it.
 
     Cost:
         None.
 
     Example::
 
-        weighting: {pbi: {preference: {accuracy: 2, conciseness: 1, clarity: 1}, penalty: 2.0}}
+        weighting: {pbi: {preference: {accuracy: 2, conciseness: 1, clarity: 1}}}
     """
 
     name: ClassVar[str] = "pbi"
@@ -71,7 +88,7 @@ class Pbi(MeanWeighting):
         self,
         *,
         preference: Preference | None = None,
-        penalty: Annotated[float, Ge(0)] = 5.0,
+        penalty: Annotated[float, Ge(0)] | None = None,
         ray: Ray = "inverse",
         decay: Annotated[float, Ge(0), Lt(1)] = 0.9,
         ideal: Ideal = "bounds",
@@ -81,7 +98,8 @@ class Pbi(MeanWeighting):
 
         Args:
             preference: weights of the regrets, by objective; default equal.
-            penalty: weight of the distance from the ray.
+            penalty: weight of the distance from the ray; null: twice what holds it on a straight
+                front, and 1 or more.
             ray: how the preference gives the ray.
             decay: of the running means; 0 takes each batch's mean alone.
             ideal: the ideal point: `bounds` (the upper ones), `best` (the best running mean so
@@ -95,12 +113,21 @@ class Pbi(MeanWeighting):
 
     def slopes(self, regrets_K: Tensor, preference_K: Tensor) -> Tensor:
         """Return the derivative by each mean, [K]."""
-        return pbi_slopes(regrets_K, direction(preference_K, self.ray), self.penalty)
+        ray_K = direction(preference_K, self.ray)
+        return pbi_slopes(regrets_K, ray_K, self._penalty(ray_K))
 
     def value(self, regrets_K: Tensor, preference_K: Tensor) -> Tensor:
         """Return the scalarised means."""
-        return pbi(regrets_K, direction(preference_K, self.ray), self.penalty)
+        ray_K = direction(preference_K, self.ray)
+        return pbi(regrets_K, ray_K, self._penalty(ray_K))
 
     def notes(self, step: Step) -> tuple[str, ...]:
         """Return a sentence if the penalty is too small for the ray; every objective is held."""
+        if self.penalty is None:
+            return ()
         return ray_notes(self.name, step, self.ray, self.penalty)
+
+    def _penalty(self, ray_K: Tensor) -> float:
+        if self.penalty is not None:
+            return self.penalty
+        return max(LEAST, 2.0 * straight_penalty(ray_K))

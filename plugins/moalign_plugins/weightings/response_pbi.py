@@ -32,16 +32,17 @@ class ResponsePbi(ResponseWeighting):
     ``ray: inverse`` has u_k in proportion to 1 / w_k, with w the preference: twice the preference
     is half the regret. ``ray: weights`` is the published rule, u_k in proportion to w_k: twice the
     preference is *twice* the regret. Both hold for a large penalty. With a small one d1, which
-    counts an objective by u_k, decides, and both turn round: `inverse` wants at least 2 with two
-    objectives, and a note says so.
+    counts an objective by u_k, decides, and both turn round. On a straight front the ray is held
+    from the tangent of the angle between it and (1, ..., 1) on, which is at most sqrt(K - 1); a
+    note says where `inverse` has less than twice that.
 
     The host makes one advantage of these scores with the optimizer's own normalisation, so that
     only differences within a group count, and with `grpo` not their scale; ``training.combine``
     plays no part.
 
-    A missing score counts as its group's mean, in units: left out of one completion's maximum it
-    would be an advantage over those whose score is known. What a whole group misses is left out
-    there.
+    A missing score counts as its group's mean, in units: left out, its regret would be missing from
+    d1, and that would be an advantage over completions whose score is known. What a whole group
+    misses is left out there.
 
     Source:
         "MOEA/D: A Multiobjective Evolutionary Algorithm Based on Decomposition", Zhang and Li 2007,

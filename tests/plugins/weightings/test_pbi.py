@@ -46,7 +46,28 @@ def test_what_is_ahead_of_the_ray_is_pushed_down():
     assert found.metrics["scalarised"] == pytest.approx(-(d1 + 5 * d2))
     gentle = Pbi(penalty=0.5).weigh(step_at(0.2, 0.5))
     assert gentle.values.tolist() == pytest.approx([0.75, 0.25])
+    at_default = Pbi().weigh(step_at(0.2, 0.5))
+    assert at_default.values.tolist() == pytest.approx([1.0, 0.0])
     assert Pbi().declares == {"signed", "unnormalised"}
+
+
+def test_the_default_penalty_is_twice_what_a_straight_front_needs_and_no_less_than_1():
+    # tan of the angle between (1 / w_k) and (1, 1): .4 at 3:7 and .8 at 1:9.
+    for preference, penalty in (((3, 7), 1.0), ((1, 9), 1.6)):
+        step = step_at(0.2, 0.5, preference=dict(zip("ab", preference, strict=True)))
+        default, same = Pbi().weigh(step), Pbi(penalty=penalty).weigh(step)
+        torch.testing.assert_close(default.values, same.values)
+        assert default.metrics["scalarised"] == pytest.approx(same.metrics["scalarised"])
+        assert default.notes == ()
+
+
+def test_the_larger_the_penalty_the_less_it_goes_along_the_ray():
+    """Beside the ray, on either side of it: what is left when the two are averaged."""
+    shares = []
+    for penalty in (1.0, 2.0, 5.0):
+        either = [Pbi(penalty=penalty).weigh(step_at(*m)).values for m in ((0.4, 0.5), (0.5, 0.4))]
+        shares.append(float(sum(either).sum()) / 2)
+    assert shares == pytest.approx([1.0, 0.5, 0.2])
 
 
 def test_on_the_ray_it_goes_along_it():
@@ -79,12 +100,15 @@ def test_what_is_preferred_is_better_at_the_best_point_of_a_front(front):
     x = torch.linspace(0, 1, 1001, dtype=torch.float64)
     regrets = 1 - torch.stack([x, FRONTS[front](x)], -1)
 
+    shares = [torch.tensor([share, 1 - share]) for share in (0.1, 0.3, 0.5, 0.7, 0.9)]
+
     def best(ray, penalty):
-        shares = [torch.tensor([share, 1 - share]) for share in (0.1, 0.3, 0.5, 0.7, 0.9)]
         return [float(x[pbi(regrets, direction(w, ray), penalty).argmax()]) for w in shares]
 
+    by_default = [float(x[Pbi().value(regrets, w).argmax()]) for w in shares]
     for penalty in (2.0, 5.0):
         assert best("inverse", penalty) == sorted(best("inverse", penalty))
+    assert by_default == sorted(by_default)
     # Small penalties turn it round, which is what the note is about.
     assert best("inverse", 0.3)[0] > best("inverse", 0.3)[-1]
 
@@ -93,8 +117,8 @@ def test_a_penalty_too_small_for_the_ray_is_told():
     preference = {"a": 2, "b": 1}
     note = Pbi(penalty=0.5).weigh(step_at(0.2, 0.5, preference=preference)).notes[0]
     assert "weighting pbi: with `ray: inverse` and a `penalty` of 0.5" in note
-    assert note.endswith("set `penalty` to 2 or more")
-    assert Pbi(penalty=2.0).weigh(step_at(0.2, 0.5, preference=preference)).notes == ()
+    assert note.endswith("set `penalty` to 0.67 or more")  # 2 tan of the angle: 2 (2 - 1) / (2 + 1)
+    assert Pbi(penalty=0.67).weigh(step_at(0.2, 0.5, preference=preference)).notes == ()
     assert Pbi(penalty=0.5).weigh(step_at(0.2, 0.5)).notes == ()
     published = Pbi(penalty=0.5, ray="weights")
     assert published.weigh(step_at(0.2, 0.5, preference=preference)).notes == ()

@@ -57,5 +57,5 @@ def test_which_ray(ray, on_it):
 
 def test_a_penalty_too_small_for_the_ray_is_told():
     step = make_step(torch.tensor([((0.7, 0.4), (0.4, 0.7))]), preference={"a": 2, "b": 1})
-    assert "response-pbi: with `ray: inverse`" in ResponsePbi(penalty=1.0).weigh(step).notes[0]
+    assert "response-pbi: with `ray: inverse`" in ResponsePbi(penalty=0.5).weigh(step).notes[0]
     assert ResponsePbi().weigh(step).notes == ()

@@ -117,24 +117,62 @@ def late(study):
     return values, sum(shares for _, shares in seen[-LATE:]) / LATE
 
 
+def below_hull(front, x, y):
+    """How far a point lies below the line between the ends, in y."""
+    arms = table(front)
+    (x0, x1), (y0, y1) = [(arms[k][0], arms[k][-1]) for k in ("x", "y")]
+    return y0 + (x - x0) / (x1 - x0) * (y1 - y0) - y
+
+
+def on_hull(front, share):
+    """Where w_x (1 - x) = w_y (1 - y) on the line between the ends, with w_x the share."""
+    mixed = np.linspace(0, 1, 10001)
+    x, y = [(1 - mixed) * arm[0] + mixed * arm[-1] for arm in table(front).values()]
+    return float(x[np.abs(share * (1 - x) - (1 - share) * (1 - y)).argmin()])
+
+
+OF_MEANS = {
+    f"{{chebyshev: {{{SKEWED}, decay: 0.0}}}}": 0.3,
+    f"{{smooth-chebyshev: {{{SKEWED}, decay: 0.3, temperature: 0.02}}}}": 0.3,
+    f"{{augmented-chebyshev: {{{SKEWED}, decay: 0.0}}}}": 0.3,
+    f"{{pbi: {{{SKEWED}, decay: 0.0}}}}": 0.3,
+    "{maxmin: {decay: 0.3}}": 0.5,
+}
+SPREADING = "{hypervolume-gradient: {share: 1.0, smoothing: 0.0, standard_errors: 2.0}}"
+
+
 @pytest.mark.parametrize(
-    ("weighting", "x"),
+    ("front", "weighting", "share"),
     [
-        # w_x (1 - x) = w_y (1 - y) where x + y = 1.
-        (f"{{chebyshev: {{{SKEWED}, decay: 0.0}}}}", 0.3),
-        (f"{{smooth-chebyshev: {{{SKEWED}, decay: 0.3, temperature: 0.02}}}}", 0.3),
-        ("{maxmin: {decay: 0.3}}", 0.5),
-        (
-            "{hypervolume-gradient: {share: 1.0, smoothing: 0.0, standard_errors: 2.0}}",
-            0.5,
-        ),
+        *((front, w, x) for front in ("concave", "treasure-concave") for w, x in OF_MEANS.items()),
+        ("concave", SPREADING, 0.5),
     ],
 )
-def test_policy_level_weightings_reach_the_middle_as_mixtures_of_the_ends(weighting, x):
-    values, shares = late(front_study("concave", f"weighting={weighting}", *QUICK))
-    assert values["x"] + values["y"] > 0.95  # no arm but the ends reaches 0.7
-    assert values["x"] == pytest.approx(x, abs=0.12)
-    assert shares[1:-1].sum() < 0.1
+def test_policy_level_weightings_reach_the_middle_as_mixtures_of_the_ends(front, weighting, share):
+    values, shares = late(front_study(front, f"weighting={weighting}", *QUICK))
+    arms = zip(*table(front).values(), strict=True)
+    middle = min(below_hull(front, *arm) for arm in list(arms)[1:-1])
+    assert below_hull(front, **values) < 0.06 < middle  # nearer to the hull than any other arm
+    assert values["x"] == pytest.approx(on_hull(front, share), abs=0.12)
+    if front == "concave":  # the treasure has arms beside an end and almost on the hull
+        assert shares[1:-1].sum() < 0.1
+
+
+def test_hypervolume_gradient_moves_on_and_its_archive_holds_more_than_all_arms():
+    front = "treasure-concave"
+    trial = testbeds.train(front_study(front, f"weighting={SPREADING}", *QUICK))
+    archive = trial.weighting.state_dict()["archive"]
+    arms = list(zip(*table(front).values(), strict=True))
+    volume = hypervolume(archive, [0.0, 0.0])
+    assert volume > 1.2 * hypervolume(arms, [0.0, 0.0])
+    assert max(min(point) for point in archive) > 0.45 > max(min(arm) for arm in arms)
+    assert expected(trial)["x"] > 0.9  # it does not stay in the middle
+
+
+def test_a_large_penalty_makes_pbi_settle_on_a_dominated_arm_beside_the_ray():
+    weighting = f"weighting={{pbi: {{{SKEWED}, decay: 0.0, penalty: 5.0}}}}"
+    shares = chosen(testbeds.train(front_study("concave", weighting, *QUICK), 40))
+    assert shares[1] > 0.9
 
 
 def test_mgda_stops_where_it_meets_the_hull():

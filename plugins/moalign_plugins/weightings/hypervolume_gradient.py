@@ -42,6 +42,10 @@ class HypervolumeGradient(Weighting):
     preference. An objective off the front has no rate, and keeps its preference: the others share
     what they have between them.
 
+    It moves on: what is archived gives no volume twice, so a policy that has left an archived point
+    behind is led along the front to where the archive is open, to an end of it if need be. What is
+    spread is the archive; the policy that a trial leaves is the last point only.
+
     Noise: archived points within `standard_errors` standard errors of v in every objective are the
     same point to a measurement, and count neither against it nor beside it; v joins the archive
     only if it gains volume when lowered by as much.
@@ -54,8 +58,9 @@ class HypervolumeGradient(Weighting):
         fall-back, smoothing, and the treatment of noise.
 
     When to use it:
-        One run that should spread over the front, or reach a part of it that no fixed weights hold
-        on to. The gradient is that of a policy-level scalarisation, so concave parts count.
+        One run that should pass over the front, parts included that no fixed weights hold on to:
+        the gradient is that of a policy-level scalarisation, so concave parts count. To stay at one
+        point use `chebyshev`.
 
     Cost:
         One evaluation of the steer split every `every` steps.

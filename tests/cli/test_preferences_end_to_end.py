@@ -51,7 +51,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def searched(world: World) -> Result:
     with warnings.catch_warnings():
         warnings.simplefilter("default")  # as for people: notes are warnings
-        done = world.pareto()
+        done = world.pareto("--set", "trackers=[mlflow]")
     assert done.exit_code == 0, done.output
     said = " ".join(done.output.split())
     left = "2 of 24 preferences of the train split are left out: the two completions are equal"
@@ -115,6 +115,33 @@ def test_trials_on_samples_share_them(world: World) -> None:
     assert len(rows) >= 3
     done = world("sample", "sampled", "abc", "-n", 1)
     assert done.exit_code == 0, done.output
+
+
+@pytest.mark.e2e
+def test_what_was_learned_from_preferences_reaches_mlflow(world: World, searched: Result) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{world.runs / 'mlflow.db'}")
+    found = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    runs = {run.data.tags["moalign.part"]: run.info.run_id for run in found}
+    assert set(runs) == {"study", "base", "0", "1"}
+    for trial in "01":
+
+        def values(metric: str, run: str = runs[trial]) -> dict[int, float]:
+            return {m.step: m.value for m in client.get_metric_history(run, metric)}
+
+        accuracy, margin = values("training/accuracy"), values("training/margin")
+        assert list(accuracy) == list(margin) == list(values("training/loss")) == [1, 2, 3, 4, 5]
+        assert (accuracy[1], margin[1]) == (0.5, 0.0), "it begins as the reference"
+        assert accuracy[5] > 0.5
+        assert margin[5] > 0
+        assert not values("training/entropy"), "nothing is rolled out"
+        agreement = values("validation/people")
+        assert list(agreement) == [3, 5]
+        rows = [row for row in table(world.runs / "choices").values() if row["trial"] == trial]
+        assert rows
+        for row in rows:
+            assert agreement[int(row["step"])] == pytest.approx(float(row["validation.people"]))
 
 
 @pytest.mark.e2e

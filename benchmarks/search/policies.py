@@ -76,6 +76,8 @@ METHODS: Final[Mapping[str, Method]] = {
     # As far as it takes to see about as many trials as the others have.
     WARM: Method(_CONTINUATION, ("continuation", "gp"), 2 * SMALL),
     FULL: Method(_CONTINUATION, ("continuation", "gp", "soups"), SMALL, soups=12),
+    # Four policies from scratch, then four extensions of a quarter of the steps.
+    "cmorl": Method("cmorl", ("cmorl",), SMALL),
 }
 
 

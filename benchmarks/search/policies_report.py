@@ -38,6 +38,25 @@ MEASURES: Final[Mapping[str, str]] = {
 }
 """What is reported, on test."""
 
+SHARES: Final[Mapping[str, float]] = {"a third of the tokens": 1 / 3, "all of the tokens": 1.0}
+"""Of what the grid sampled, at which methods are compared."""
+
+REACH: Final[Mapping[str, str]] = {
+    "seen": "reach",
+    "opposite seen": "do not reach",
+    "not decided": "can, over these seeds, not be told from",
+    "one seed": "stand, at the one seed there is, beside",
+}
+"""What the mixtures of one method do to those of another."""
+
+FILLS: Final[Mapping[str, str]] = {
+    "seen": "Soups fill the front better than mixing does:",
+    "opposite seen": "Mixing fills the front better than soups do:",
+    "not decided": "Whether soups or mixing fill the front better is not decided:",
+    "one seed": "At the one seed there is,",
+}
+"""What is said of soups beside mixtures of the policies that were there before."""
+
 
 @dataclass(frozen=True)
 class Front:
@@ -45,6 +64,7 @@ class Front:
 
     Attributes:
         trials: so far.
+        numbers: of the trials that the points come from.
         steps: of training, all trials together.
         generated: tokens, those of validation included.
         validation_NK: means of the front's points, in units of the bounds.
@@ -53,6 +73,7 @@ class Front:
     """
 
     trials: int
+    numbers: Sequence[int]
     steps: int
     generated: int
     validation_NK: Floats
@@ -68,7 +89,9 @@ def section(rows: Rows, default: str, pictures: Mapping[str, str]) -> list[str]:
         "The driver on language models, a trial at a time. The front, and the point that each of "
         "the preferences takes, are validation's choice; all numbers are test's. Steps are all "
         "training steps of all trials; tokens are those sampled to train and to validate. The base "
-        "policy is on no front. Mixtures draw one of a front's policies for every prompt. *Equal "
+        "policy is on no front. Rungs are off: every trial takes all of its steps. Mixtures draw "
+        "one of a front's policies for every prompt, which needs no training: what they reach is "
+        "what any claim about filling or extending the front has to beat. *Equal "
         "numbers of points*: of every front as many points as the smallest one of the same seed "
         "has, taken one by one for the validation hypervolume they add.",
     ]
@@ -76,9 +99,15 @@ def section(rows: Rows, default: str, pictures: Mapping[str, str]) -> list[str]:
         parts.append(f"### {bed}")
         parts.append(table.markdown(*_methods(rows, bed)))
         parts.append(table.markdown(*_differences(rows, bed)))
+        parts += _mixtures(rows, bed)
+        parts += _at_tokens(rows, bed)
+        parts += _over_steps(rows, bed)
         parts += _going_on(rows, bed)
         if bed in pictures:
-            parts.append(f"![Expected utility against training steps on {bed}]({pictures[bed]})")
+            parts.append(
+                f"![Expected utility on {bed}, against training steps and against tokens]"
+                f"({pictures[bed]})"
+            )
     return parts
 
 
@@ -87,7 +116,7 @@ def goals(rows: Rows, default: str) -> list[Goal]:
     del default
     found = []
     for bed in beds(rows):
-        for measure in ("utility", "volume"):
+        for measure in ("utility", "volume", "hull"):
             says = f"{MEASURES[measure]} on {bed}, {FULL} at {SMALL} steps minus {GRID} at the end"
             found.append(Goal(says, _difference(rows, bed, FULL, SMALL, measure), 0.0, True))
     return found
@@ -106,6 +135,7 @@ def fronts(row: Row) -> list[Front]:
     return [
         Front(
             trials=front["trials"],
+            numbers=[point["trial"] for point in front["points"]],
             steps=front["steps"],
             generated=front["generated"],
             validation_NK=normal(front["points"], "validation"),
@@ -126,6 +156,12 @@ def at(row: Row, steps: int | None) -> Front | None:
     return found[-1] if found else None
 
 
+def within(row: Row, tokens: float) -> Front | None:
+    """Return the last front that took at most so many tokens."""
+    found = [front for front in fronts(row) if front.generated <= tokens]
+    return found[-1] if found else None
+
+
 def measures(row: Row, front: Front, points: int) -> dict[str, float]:
     """Return the measures of a front, in units of the bounds.
 
@@ -135,8 +171,7 @@ def measures(row: Row, front: Front, points: int) -> dict[str, float]:
         points: how many count where equal numbers are compared.
     """
     reference, preferences_WK = row.data["reference"], np.array(row.data["preferences"])
-    taken_W = (front.validation_NK @ preferences_WK.T).argmax(0)
-    utilities_W = (front.test_NK[taken_W] * preferences_WK).sum(1)
+    utilities_W = (taken(row, front) * preferences_WK).sum(1)
     few = most_volume(front.validation_NK, reference, points)
     return {
         "utility": float(utilities_W.mean()),
@@ -144,6 +179,13 @@ def measures(row: Row, front: Front, points: int) -> dict[str, float]:
         "hull": pareto.hull_hypervolume(front.test_NK, reference),
         "equal": pareto.hypervolume(front.test_NK[few], reference),
     }
+
+
+def taken(row: Row, front: Front) -> Floats:
+    """Return on test the point that each preference takes, by validation, [W, K]."""
+    taken_W = (front.validation_NK @ np.array(row.data["preferences"]).T).argmax(0)
+    found: Floats = front.test_NK[taken_W]
+    return found
 
 
 def most_volume(values_NK: Floats, reference_K: Sequence[float], count: int) -> list[int]:
@@ -219,6 +261,148 @@ def _differences(rows: Rows, bed: str) -> tuple[list[str], list[list[str]]]:
         if (entry, steps) != (GRID, None)
     ]
     return header, lines
+
+
+def _mixtures(rows: Rows, bed: str) -> list[str]:
+    """Say whether mixtures of the full method's policies reach those of the grid's, and soups."""
+    mine = goal.mean(_read(rows, bed, FULL, SMALL, "hull"))
+    theirs = goal.mean(_read(rows, bed, GRID, None, "hull"))
+    difference = _difference(rows, bed, FULL, SMALL, "hull")
+    if not difference.seeds:
+        return []
+    reach = REACH[Goal("", difference, 0.0, higher=True).verdict]
+    text = (
+        f"**Mixtures.** Those of the {FULL} at {SMALL} steps "
+        f"{reach} those of the {GRID} at its end: a hypervolume of {goal.plain(mine)} beside "
+        f"{goal.plain(theirs)}, {signed(difference)}."
+    )
+    return [f"{text} {_soups(rows, bed)}".rstrip()]
+
+
+def _soups(rows: Rows, bed: str) -> str:
+    """Say what soups add to mixtures of the policies that were there before them."""
+    ends = {r.seed: (r, fronts(r)) for r in rows if (r.bed, r.entry) == (bed, FULL)}
+    found = {}
+    for seed, (row, every) in ends.items():
+        before = next(front for front in every if front.steps == every[-1].steps)
+        if before.trials < every[-1].trials:
+            found[seed] = measures(row, before, 1), measures(row, every[-1], 1)
+    if not found:
+        return ""
+    mixed = goal.mean({seed: before["hull"] for seed, (before, _) in found.items()})
+    beside = {
+        measure: goal.mean(
+            {seed: end[measure] - before["hull"] for seed, (before, end) in found.items()}
+        )
+        for measure in ("volume", "hull")
+    }
+    fills = FILLS[Goal("", beside["volume"], 0.0, higher=True).verdict]
+    return (
+        f"Its policies before any soup reach {goal.plain(mixed)} when they are mixed. {fills} "
+        f"its points with soups, unmixed, lie {signed(beside['volume'])} from that, and mixed, "
+        f"{signed(beside['hull'])}."
+    )
+
+
+def _at_tokens(rows: Rows, bed: str) -> list[str]:
+    """Return what methods have at a share of the grid's tokens, as a table."""
+    grid = {r.seed: (r, fronts(r)[-1]) for r in rows if (r.bed, r.entry) == (bed, GRID)}
+    lines = []
+    for entry in entries(rows, bed):
+        ours = [r for r in rows if (r.bed, r.entry) == (bed, entry) and r.seed in grid]
+        for name, share in SHARES.items():
+            found = {
+                row.seed: (row, front)
+                for row in ours
+                if (front := within(row, share * grid[row.seed][1].generated)) is not None
+            }
+            if not found or (entry, share) == (GRID, 1.0):
+                continue
+            lines.append(
+                [
+                    f"{entry}, {name}",
+                    _mean([front.steps for _, front in found.values()]),
+                    f"{np.mean([front.generated for _, front in found.values()]):,.0f}",
+                    *(
+                        signed(
+                            goal.mean(
+                                {
+                                    seed: measures(*mine, 1)[measure]
+                                    - measures(*grid[seed], 1)[measure]
+                                    for seed, mine in found.items()
+                                }
+                            )
+                        )
+                        for measure in ("utility", "volume", "hull")
+                    ),
+                ]
+            )
+    if not lines:
+        return []
+    measured = [f"{MEASURES[m]}, minus {GRID}'s" for m in ("utility", "volume", "hull")]
+    header = [f"at most, of the {GRID}'s tokens", "steps", "tokens sampled", *measured]
+    return ["**At equal tokens**, beside the grid at its end:", table.markdown(header, lines)]
+
+
+def _over_steps(rows: Rows, bed: str) -> list[str]:
+    """Return how soon methods have what they have, as a table."""
+    longest = max(front.steps for r in rows if r.bed == bed for front in fronts(r)[-1:])
+    spans = sorted({SMALL, longest})
+    lines = []
+    for entry in entries(rows, bed):
+        ours = {r.seed: r for r in rows if (r.bed, r.entry) == (bed, entry)}
+        means = []
+        for span in spans:
+            mine, theirs = (_on_average(rows, bed, name, span) for name in (entry, GRID))
+            means.append(goal.plain(goal.mean(mine)))
+            means.append("" if entry == GRID else signed(goal.paired(mine, theirs)))
+        first = [_first(row) for row in ours.values()]
+        lines.append([entry, *means, _mean(first), *_dominance(rows, bed, entry)])
+    header = ["method"]
+    for span in spans:
+        header += [f"hypervolume, mean over {span} steps", f"minus {GRID}'s"]
+    header += ["steps to a point that stays", f"dominates {GRID}'s", f"dominated by {GRID}'s"]
+    return [
+        "**Over the steps.** The mean over steps is the area under the curve: what is there early "
+        "counts for longer, nothing is there before the first trial has ended, and a method that "
+        "ended keeps what it has. *A point that stays* is the first one of the last front. "
+        f"*Dominates*: which share of the points that seeds and preferences take at the end is "
+        f"better than the {GRID}'s for the same preference in one objective on test, and worse in "
+        "none.",
+        table.markdown(header, lines),
+    ]
+
+
+def _on_average(rows: Rows, bed: str, entry: str, steps: int) -> dict[int, float]:
+    """Return the mean hypervolume of a method over so many steps, by seed."""
+    found = {}
+    for row in rows:
+        if (row.bed, row.entry) == (bed, entry):
+            every = fronts(row)
+            volumes = [pareto.hypervolume(f.test_NK, row.data["reference"]) for f in every]
+            found[row.seed] = pareto.mean_over_steps(volumes, [f.steps for f in every], steps)
+    return found
+
+
+def _first(row: Row) -> float:
+    """Return how many steps all trials had taken when the first point of the last front ended."""
+    every = fronts(row)
+    return pareto.first_on_front(
+        every[-1].validation_NK, [every[number].steps for number in every[-1].numbers]
+    )
+
+
+def _dominance(rows: Rows, bed: str, entry: str) -> tuple[str, str]:
+    """Return which share of the points taken dominates the grid's, and which is dominated."""
+    ends = {(r.entry, r.seed): taken(r, fronts(r)[-1]) for r in rows if r.bed == bed}
+    seeds = sorted(seed for name, seed in ends if name == entry and (GRID, seed) in ends)
+    if entry == GRID or not seeds:
+        return "", ""
+    mine, theirs = (np.vstack([ends[name, seed] for seed in seeds]) for name in (entry, GRID))
+    return (
+        f"{pareto.dominance_rate(mine, theirs):.0%}",
+        f"{pareto.dominance_rate(theirs, mine):.0%}",
+    )
 
 
 def _going_on(rows: Rows, bed: str) -> list[str]:
@@ -303,30 +487,38 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def draw(rows: Rows) -> Mapping[str, bytes]:
-    """Return for each bed a picture of expected utility against training steps."""
+    """Return for each bed a picture of expected utility against training steps and tokens."""
     from matplotlib.figure import Figure
 
     found = {}
     for bed in beds(rows):
-        figure = Figure(figsize=(7.0, 4.2), layout="constrained")
-        panel = figure.subplots()
-        style(panel)
+        figure = Figure(figsize=(11.0, 4.2), layout="constrained")
+        by_steps, by_tokens = figure.subplots(1, 2, sharey=True)
+        for panel in (by_steps, by_tokens):
+            style(panel)
         for number, entry in enumerate(entries(rows, bed)):
-            for row in (r for r in rows if (r.bed, r.entry) == (bed, entry)):
+            seen = [r for r in rows if (r.bed, r.entry) == (bed, entry)]
+            for row in seen:
                 every = fronts(row)
-                panel.step(
-                    [front.steps for front in every],
-                    [measures(row, front, 1)["utility"] for front in every],
-                    where="post",
-                    color=COLOURS[number],
-                    alpha=0.8,
-                    label=entry if row.seed == min(r.seed for r in rows) else None,
-                )
-        panel.axvline(SMALL, color="0.7", linewidth=0.8, linestyle=":")
-        panel.set_xlabel("training steps, all trials together")
-        panel.set_ylabel("expected utility on test")
-        panel.set_title(f"{bed}: a line per seed")
-        panel.legend(frameon=False)
+                utilities = [measures(row, front, 1)["utility"] for front in every]
+                for panel, cost in (
+                    (by_steps, [front.steps for front in every]),
+                    (by_tokens, [front.generated / 1e6 for front in every]),
+                ):
+                    panel.step(
+                        cost,
+                        utilities,
+                        where="post",
+                        color=COLOURS[number % len(COLOURS)],
+                        alpha=0.8,
+                        label=entry if row is seen[0] else None,
+                    )
+        by_steps.axvline(SMALL, color="0.7", linewidth=0.8, linestyle=":")
+        by_steps.set_xlabel("training steps, all trials together")
+        by_tokens.set_xlabel("tokens sampled, all trials together, millions")
+        by_steps.set_ylabel("expected utility on test")
+        by_steps.legend(frameon=False)
+        figure.suptitle(f"{bed}: a line per seed")
         buffer = io.BytesIO()
         figure.savefig(buffer, dpi=120)
         found[bed] = buffer.getvalue()

@@ -12,6 +12,7 @@ from moalign.study import paths, space
 from moalign.study.document import Document
 from moalign.study.learning import check_learning
 from moalign.study.study import Study, complete_preference
+from moalign.types import Objective
 
 
 def check_together(
@@ -81,23 +82,36 @@ def _check_objectives(doc: Document, study: Study) -> None:
                     f"{low:g} to {high:g}, so a threshold of {objective.at_least:g} cannot decide "
                     "anything"
                 )
-        if objective.bounds is not None and not objective.bounds[0] < objective.bounds[1]:
-            raise StudyError(
-                f"{doc.where((*place, 'bounds'))}: the lower bound must be below the upper one; "
-                f"found {list(objective.bounds)}"
-            )
-        if objective.at_least is not None and objective.bounds is not None:
-            low, high = objective.bounds
-            if not low <= objective.at_least <= high:
-                raise StudyError(
-                    f"{doc.where((*place, 'at_least'))}: a threshold of {objective.at_least:g} "
-                    f"lies outside the objective's bounds, {low:g} to {high:g}; move the threshold "
-                    "or widen `bounds`"
-                )
+        _check_bounds(doc, objective)
     if not study.train_objectives:
         raise StudyError(f"{doc.where(('objectives',))}: no objective is trained on")
     if not study.front_objectives:
         raise StudyError(f"{doc.where(('objectives',))}: no objective is on the front")
+
+
+def _check_bounds(doc: Document, objective: Objective) -> None:
+    """Check the bounds, and that a threshold and a reference lie where they mean something."""
+    if objective.bounds is None:
+        return
+    place = ("objectives", objective.name)
+    low, high = objective.bounds
+    if not low < high:
+        raise StudyError(
+            f"{doc.where((*place, 'bounds'))}: the lower bound must be below the upper one; "
+            f"found {list(objective.bounds)}"
+        )
+    if objective.at_least is not None and not low <= objective.at_least <= high:
+        raise StudyError(
+            f"{doc.where((*place, 'at_least'))}: a threshold of {objective.at_least:g} "
+            f"lies outside the objective's bounds, {low:g} to {high:g}; move the threshold "
+            "or widen `bounds`"
+        )
+    if objective.reference is not None and objective.reference >= high:
+        raise StudyError(
+            f"{doc.where((*place, 'reference'))}: hypervolume starts at the reference, which "
+            f"must lie below the objective's upper bound; the bounds are {low:g} to {high:g}, "
+            f"found {objective.reference:g}"
+        )
 
 
 def _check_preference(doc: Document, study: Study) -> None:

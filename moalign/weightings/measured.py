@@ -27,7 +27,7 @@ def front_axes(objectives: Sequence[Objective]) -> list[Objective]:
 
 
 def check_axes(who: str, objectives: Sequence[Objective], reference: Reference) -> None:
-    """Check that there is an axis, and that given reference values name each of them.
+    """Check that there is an axis, and that given reference values leave room above each of them.
 
     Args:
         who: the weighting, for the message: ``weighting hypervolume``.
@@ -35,9 +35,10 @@ def check_axes(who: str, objectives: Sequence[Objective], reference: Reference) 
         reference: the option `reference`.
 
     Raises:
-        OptionError: naming what is missing.
+        OptionError: naming what is missing, or the objective and what was found and is allowed.
     """
-    names = [o.name for o in front_axes(objectives)]
+    axes = front_axes(objectives)
+    names = [o.name for o in axes]
     if not names:
         raise OptionError(
             f"{who}: no objective is both trained on and on the front, so there is no volume; add "
@@ -57,6 +58,14 @@ def check_axes(who: str, objectives: Sequence[Objective], reference: Reference) 
             f"{', '.join(names)}",
             "reference",
         )
+    for o in axes:
+        low, high = o.bounds or (-math.inf, math.inf)
+        if reference[o.name] >= high:
+            raise OptionError(
+                f"{who}: `reference` of {o.name!r} must lie below its upper bound, as volume lies "
+                f"above it; its bounds are {low:g} and {high:g}, found {reference[o.name]:g}",
+                "reference",
+            )
 
 
 def measured_point(

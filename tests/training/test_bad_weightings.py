@@ -17,6 +17,7 @@ from testbeds import three_study
 
 from moalign import ContractError, DataError, NonFiniteError, ResponseScores, StudyError, Weights
 from moalign.components import Weighting
+from moalign.study.loading import load
 from moalign.training.notes import FLAT
 
 WEIGHTINGS = {
@@ -44,7 +45,25 @@ REWARDS = "training.combine=rewards"
     [
         (["objectives.b.at_least=7"], r"objectives\.b\.at_least.* threshold of 7 cannot decide"),
         (["objectives.b.at_least=-1"], r"objectives\.b\.at_least.* -1 cannot decide"),
+        (["objectives.b.reference=1.5"], r"objectives\.b\.reference.* are 0 to 1, found 1.5"),
         (["weighting={lagrangian: {primary: b, equal: {a: 4}}}"], "`equal` of 'a' must lie betw"),
+        (
+            ["weighting={lagrangian: {primary: a, at_least: {b: 7, c: -3}}}"],
+            "`at_least` of 'b' must lie within its bounds, 0 and 1, .*; found 7. Lower it, or wid",
+        ),
+        (
+            ["weighting={nelder-mead-lagrangian: {score: b, constrained: "
+             "{lagrangian: {primary: a, at_least: {b: 7}}}}}"],
+            "`at_least` of 'b' must lie within its bounds, 0 and 1, .*; found 7. Lower it, or wid",
+        ),
+        (
+            ["weighting={hypervolume: {reference: {a: 5, b: 0, c: 0}}}"],
+            "hypervolume: `reference` of 'a' must lie below .* bounds are 0 and 1, found 5",
+        ),
+        (
+            ["weighting={hypervolume-gradient: {reference: {a: 0, b: -1, c: 1}}}"],
+            "hypervolume-gradient: `reference` of 'c' must lie below .* are 0 and 1, found 1",
+        ),
         (["weighting={lagrangian: {primary: a, equal: {b: 0.5}}}"], "'b', which has `at_least: 0"),
         (["weighting={lagrangian: {primary: b}}"], "objective 'a' has no target"),
         (["weighting={lagrangian: {primary: d}}"], "names 'd', which is not trained on"),
@@ -72,6 +91,41 @@ REWARDS = "training.combine=rewards"
 def test_a_study_that_cannot_work_is_refused(overrides, sentence):
     with pytest.raises(StudyError, match=sentence):
         three_study(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("weighting", "sentence"),
+    [
+        ("{primary: a, equal: {c: 0.4}}", "'c' at 0.4, but 'b' has the same .* `at_least: 0.6`"),
+        ("{primary: a, equal: {c: 0.4}, at_least: {b: 0.5}}", "same reward and `at_least: 0.5`"),
+        ("{primary: b, equal: {a: 0.3, c: 0.4}}", "'b' has the same reward and is to be maximised"),
+        ("{primary: a, equal: {c: 0.6}}", None),
+        ("{primary: a, equal: {c: 0.4}, at_least: {b: 0.4}}", None),
+    ],
+)
+def test_targets_that_contradict_each_other_are_refused(weighting, sentence):
+    """Two objectives of a study have one reward, so no policy meets both targets."""
+    written = testbeds.text("three", a="", b=", at_least: 0.6", c="").replace("of: c", "of: b")
+    written = written.replace("weighting: fixed", f"weighting: {{lagrangian: {weighting}}}")
+    if sentence is None:
+        load(written, "arms.yaml", testbeds.catalogue())
+        return
+    with pytest.raises(StudyError, match=f"arms.yaml line 10, key weighting: .*{sentence}"):
+        load(written, "arms.yaml", testbeds.catalogue())
+
+
+@pytest.mark.parametrize(
+    "weighting",
+    [
+        "{lagrangian: {primary: a, at_least: {c: -3}}}",
+        "{nelder-mead-lagrangian: {score: b, share: 0.1, constrained: "
+        "{lagrangian: {primary: a, at_least: {c: -3}}}}}",
+    ],
+)
+def test_a_threshold_that_is_always_met_is_told_at_the_first_step(weighting):
+    trial = testbeds.new_trial(three_study(*SMALL, f"weighting={weighting}"))
+    trial.train_step()
+    assert any("`at_least` of c is -3, below its lower bound, 0" in note for note in trial.notes)
 
 
 @pytest.mark.parametrize("weighting", ["influence", "meta-gradient", "fixed", "chebyshev"])

@@ -188,6 +188,8 @@ class ConstrainedExtension(Strategy):
     def threshold(self, objective: Objective, value: float) -> float:
         """Return what an objective must keep that has this value at the source, in raw units."""
         threshold = value - (1.0 - self.beta) * abs(value)
+        if objective.bounds is not None:  # a value beyond them asks for no more than they allow
+            threshold = min(threshold, objective.bounds[1])
         if objective.at_least is None or value < objective.at_least:
             return threshold
         return max(threshold, objective.at_least)

@@ -109,7 +109,8 @@ class Hypervolume(Weighting):
             preference: weights by objective; default equal.
             apply_to: what the gain multiplies.
             every: steps from one measurement to the next.
-            reference: where volume is measured from; values are raw, by objective.
+            reference: where volume is measured from; values are raw, by objective, below the upper
+                bounds.
             margin: how far below a measured reference, `initial` or `nadir`, in units of the
                 bounds; the others are taken as they are.
             standard_errors: how far an improvement must exceed the noise; 0 counts all.
@@ -134,7 +135,7 @@ class Hypervolume(Weighting):
         self._below = 0
 
     def check(self, objectives: Sequence[Objective]) -> None:
-        """Check that there is an axis, and that given reference values name each of them."""
+        """Check that there is an axis, and given reference values."""
         check_axes(f"weighting {self.name}", objectives, self.reference)
 
     def weigh(self, step: Step) -> Weights:

@@ -95,7 +95,8 @@ class HypervolumeGradient(Weighting):
             share: of the weight that follows the gradient; 0 is `fixed`.
             every: steps from one measurement to the next.
             smoothing: what is kept of the direction at each measurement.
-            reference: where volume is measured from; values are raw, by objective.
+            reference: where volume is measured from; values are raw, by objective, below the upper
+                bounds.
             margin: how far below a measured reference, `initial` or `nadir`, in units of the
                 bounds; the others are taken as they are.
             standard_errors: how far two points must be apart to be told apart; 0 trusts every
@@ -113,7 +114,7 @@ class HypervolumeGradient(Weighting):
         self._steps = 0
 
     def check(self, objectives: Sequence[Objective]) -> None:
-        """Check that there is an axis, and that given reference values name each of them."""
+        """Check that there is an axis, and given reference values."""
         check_axes(f"weighting {self.name}", objectives, self.reference)
 
     def weigh(self, step: Step) -> Weights:

@@ -155,7 +155,8 @@ class Lagrangian(Constrained):
         Args:
             primary: name of the objective that is maximised.
             at_least: thresholds in raw units, by objective, for this weighting alone: they replace
-                the objectives' own, by which the search goes, and need not lie in the bounds.
+                the objectives' own, by which the search goes. One below the bounds is always met,
+                and a note says so; one above them is refused.
             equal: targets in raw units, by objective, that are to be met exactly.
             multiplier: the form of the multipliers.
             learning_rate: of u, the gain of the integral; 0 keeps the initial multipliers.
@@ -240,10 +241,18 @@ class Lagrangian(Constrained):
 
     def _check_ranges(self, objectives: Sequence[Objective]) -> None:
         for o in objectives:
-            if o.bounds is None or o.name not in self.equal:
+            if o.bounds is None:
                 continue
-            (low, high), target = o.bounds, self.equal[o.name]
-            if not low < target < high:
+            (low, high), own = o.bounds, self.at_least.get(o.name)
+            if own is not None and own > high:
+                raise self._error(
+                    "at_least",
+                    f"of {o.name!r} must lie within its bounds, {low:g} and {high:g}, or below "
+                    f"them, as no mean lies above; found {own:g}. Lower it, or widen "
+                    f"`objectives.{o.name}.bounds`",
+                )
+            target = self.equal.get(o.name)
+            if target is not None and not low < target < high:
                 raise self._error(
                     "equal",
                     f"of {o.name!r} must lie between its bounds, {low:g} and {high:g}, both "
@@ -328,7 +337,7 @@ class Lagrangian(Constrained):
         if self.updates == "step":
             self._move(step, constraints)
         metrics: dict[str, float] = {}
-        notes = []
+        notes = self._idle(step.objectives)
         for constraint in constraints:
             name = constraint.name
             notes += self._watch(constraint)
@@ -413,6 +422,15 @@ class Lagrangian(Constrained):
             f"{'lower' if short else 'raise'} "
             + self._blamed(constraint)
             + ", or give the policy another start or more steps"
+        ]
+
+    def _idle(self, objectives: Sequence[Objective]) -> list[str]:
+        """Return a sentence for each threshold of its own that every policy meets."""
+        return [
+            f"weighting lagrangian: `at_least` of {o.name} is {self.at_least[o.name]:g}, below its "
+            f"lower bound, {o.bounds[0]:g}, so it is always met and holds nothing"
+            for o in objectives
+            if o.bounds is not None and self.at_least.get(o.name, math.inf) < o.bounds[0]
         ]
 
     def _blamed(self, constraint: Constraint) -> str:

@@ -228,6 +228,7 @@ def test_the_share_that_is_kept_is_taken_off_a_negative_value_as_well():
     assert strategy.threshold(objective, 2.0) == pytest.approx(1.8)
     assert strategy.threshold(objective, -2.0) == pytest.approx(-2.2), "0.9 * -2 demands more"
     assert strategy.threshold(objective, 0.0) == 0.0
+    assert strategy.threshold(objective, 5.0) == 4.0, "the bounds end there"
     assert ConstrainedExtension(beta=1.0).threshold(objective, -2.0) == -2.0
     assert ConstrainedExtension(beta=0.0).threshold(objective, 2.0) == 0.0
 

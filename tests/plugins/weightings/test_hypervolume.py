@@ -289,3 +289,9 @@ def test_mistakes_are_sentences():
     with pytest.raises(OptionError, match="no objective is both trained on and on the front"):
         Hypervolume().check([dataclasses.replace(o, front=False) for o in objectives])
     Hypervolume(reference={"accuracy": 0.1, "brevity": 0.2}).check(objectives)
+    Hypervolume(reference={"accuracy": -5.0, "brevity": 0.2}).check(objectives)
+    with pytest.raises(
+        OptionError, match=r"'brevity' must lie below .* 0 and 1, found 1"
+    ) as caught:
+        Hypervolume(reference={"accuracy": 0.1, "brevity": 1.0}).check(objectives)
+    assert caught.value.option == "reference"

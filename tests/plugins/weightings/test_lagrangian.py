@@ -553,8 +553,35 @@ def test_a_threshold_of_its_own_replaces_the_objective_s_and_is_blamed():
     assert "below its target of 0.3" in note
     assert "lower `at_least` of b" in note
     alone = Lagrangian(primary="a", at_least={"b": 0.3, "c": -7.0})
-    alone.check(make_objectives("a", "b", "c", at_least={"b": 0.9}))  # bounds do not matter
+    alone.check(make_objectives("a", "b", "c", at_least={"b": 0.9}))
     assert [c.target for c in alone.constraints(make_objectives("a", "b", "c"))] == [0.3, -7.0]
+
+
+def test_thresholds_of_its_own_lie_below_their_upper_bound():
+    free = [dataclasses.replace(o, bounds=None) for o in make_objectives("a", "b")]
+    for target, refused in ((7.0, True), (1.0, False), (0.0, False), (-3.0, False)):
+        weighting = Lagrangian(primary="a", at_least={"b": target})
+        weighting.check(free)
+        if refused:
+            sentence = "`at_least` of 'b' must lie within its bounds, 0 and 1, or.* found 7. Lower"
+            with pytest.raises(OptionError, match=sentence) as caught:
+                weighting.check(make_objectives("a", "b"))
+            assert caught.value.option == "at_least"
+        else:
+            weighting.check(make_objectives("a", "b"))
+
+
+def test_a_threshold_below_the_bounds_is_always_met_and_said_to_be():
+    weighting = Lagrangian(primary="a", at_least={"b": 0.3, "c": -3.0})
+    step = step_of({"a": 0.5, "b": 0.5, "c": 0.0}, b=0.9)
+    found = weighting.weigh(step)
+    assert found.notes == (
+        "weighting lagrangian: `at_least` of c is -3, below its lower bound, 0, so it is always "
+        "met and holds nothing",
+    )
+    assert found.metrics["violation/c"] == -3.0
+    free = tuple(dataclasses.replace(o, bounds=None) for o in step.objectives)
+    assert weighting.weigh(make_step(step.scores_PGK, objectives=free)).notes == ()
 
 
 def test_equal_is_said_at_either_end():

@@ -11,6 +11,8 @@ from tokenizers import Tokenizer
 
 from moalign.errors import DataError
 from moalign.types import SPLITS, Batch
+from moalign_plugins.rewards.brevity import Brevity
+from moalign_plugins.rewards.preferred import Preferred
 from moalign_plugins.rewards.slot_coverage import SlotCoverage
 from moalign_plugins.tasks import restaurants
 from moalign_plugins.tasks.restaurants import Restaurants
@@ -162,6 +164,53 @@ def test_omissions_say_one_value_less_in_a_persons_words(task):
         pairs = Restaurants(preferences="omissions").pairs(0, split)
         assert {pair.prompt.split for pair in pairs} == {split}
         assert pairs != task.pairs(0, split)
+
+
+def margins(task, pairs) -> dict[str, torch.Tensor]:
+    """Return how much better each objective finds the chosen text, by name."""
+    texts = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
+    batch = Batch(
+        prompts_P=[pair.prompt for pair in pairs],
+        group=2,
+        prompt_ids_P=[[0]] * len(pairs),
+        texts_B=[
+            task.surface(pair.prompt, text)
+            for pair in pairs
+            for text in (pair.chosen, pair.rejected)
+        ],
+        raw_texts_B=texts,
+        ids_BT=torch.zeros(len(texts), 1, dtype=torch.long),
+        mask_BT=torch.ones(len(texts), 1),
+        finished_B=torch.ones(len(texts), dtype=torch.bool),
+        pairs_P=pairs,
+    )
+    rewards = {"people": Preferred(), "coverage": SlotCoverage(), "brevity": Brevity(limit=30)}
+    scores = {name: torch.tensor(r.score(batch)).view(-1, 2) for name, r in rewards.items()}
+    return {name: found[:, 0] - found[:, 1] for name, found in scores.items()}
+
+
+def shares(margins: torch.Tensor) -> tuple[float, float, float]:
+    """Return the shares of margins above 0, below 0 and missing."""
+    return tuple(float(x.float().mean()) for x in (margins > 0, margins < 0, margins.isnan()))
+
+
+def test_every_objective_prefers_something(task):
+    """With omissions; the texts alone have next to no margin of coverage, as documented."""
+    pairs = Restaurants(preferences="omissions").pairs(0)
+    found = margins(task, pairs)
+    assert shares(found["people"]) == (1.0, 0.0, 0.0)
+    more, less, nothing = shares(found["coverage"])
+    assert more > 0.15
+    assert less < 0.005
+    without = [not pair.prompt.fields["placeholders"] for pair in pairs]
+    assert found["coverage"].isnan().tolist() == without
+    assert 0.15 < nothing < 0.2
+    more, less, nothing = shares(found["brevity"])
+    assert (more > 0.5, less > 0.2, nothing) == (True, True, 0.0)
+
+    left_out = found["coverage"] > 0  # what people chose says more there, and is rarely shorter
+    assert shares(found["brevity"][left_out])[1] > 2 * shares(found["brevity"][left_out])[0]
+    assert shares(margins(task, task.pairs(0))["coverage"])[0] == 0.0
 
 
 def test_every_prompt_and_train_text_has_its_words(task, tokenizer):

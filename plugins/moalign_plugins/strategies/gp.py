@@ -55,8 +55,8 @@ class GaussianProcess(OptunaStrategy):
         if count > MOST_OBJECTIVES:
             raise OptionError(
                 f"strategy gp takes up to {MOST_OBJECTIVES} objectives on the front; found "
-                f"{count}. Use `strategy: tpe`, or take objectives off the front with "
-                "`use: [train]`"
+                f"{count}. Use `strategy: botorch`, or `tpe`, or take objectives off the front "
+                "with `use: [train]`"
             )
 
     def sampler(self, space: Space, seed: int) -> BaseSampler:

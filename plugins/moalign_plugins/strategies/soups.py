@@ -25,7 +25,7 @@ from moalign.strategies.kept import (
     ranked,
     values_by_policy,
 )
-from moalign.types import History, Observation, Proposal, Start
+from moalign.types import History, Observation, Proposal, Simplex, Start
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,7 +128,7 @@ class Soups(Strategy):
             self.corners_first = strategy.corners_first  # type: ignore[misc]
 
     def check(self, history: History) -> None:
-        """Refuse a preference for objectives that are not on the front."""
+        """Refuse a preference for what is not on the front, and a search that trains one policy."""
         names = [o.name for o in history.objectives]
         for name in self.preference or {}:
             if name not in names:
@@ -139,6 +139,14 @@ class Soups(Strategy):
                 )
         if self.strategy is not None:
             self.strategy.check(history)
+        elif self.corners_first and not _has_weights(history):  # else policies are there
+            raise OptionError(
+                "strategy soups without a `strategy` trains policies for different weights and "
+                f"mixes them, and the space has none; found {', '.join(history.space) or 'none'}. "
+                "Add `weighting.preference: simplex`, with a weighting that has one, such as "
+                "fixed, or name a `strategy` that proposes what is trained, such as random",
+                "strategy",
+            )
 
     def previews(self, history: History) -> Sequence[Proposal]:
         """Return those of the other strategy."""
@@ -258,6 +266,10 @@ class _Offer:
     parts: Parts
     order: tuple[float, ...]
     reason: str
+
+
+def _has_weights(history: History) -> bool:
+    return any(isinstance(dimension, Simplex) for dimension in history.space.values())
 
 
 def _groups(points: Sequence[Observation], history: History) -> Iterator[tuple[Observation, ...]]:

@@ -275,6 +275,23 @@ def test_a_grid_misses_nothing_and_soups_follow_when_it_ends():
     assert Soups().corners_first
 
 
+def test_without_weights_to_train_for_there_would_be_one_policy(tmp_path):
+    """Refused within a search; a run that is there may have policies all the same."""
+    space = {RATE: quick_study().space[RATE]}
+    refusal = (
+        r"and the space has none; found training\.learning_rate\. Add `weighting\.preference: "
+    )
+    with pytest.raises(OptionError, match=refusal):
+        Soups().check(history([], space=space))
+    Soups(strategy=Random()).check(history([], space=space))
+    given = "search.space={training.learning_rate: {low: 1.0e-4, high: 1.0e-3}}"
+    with pytest.raises(OptionError, match="strategy soups without a `strategy`"):
+        quick_run(tmp_path / "mine", study=study("soups", given))
+    added = Soups()
+    added.corners_first = False
+    added.check(history([], space=space))
+
+
 def test_check_asks_the_other_strategy():
     with pytest.raises(OptionError, match="strategy grid: the space has"):
         Soups(strategy=Grid(points=10_000, divisions=100)).check(history([]))

@@ -576,11 +576,29 @@ def test_trackers_hear_everything_in_order_and_once(tmp_path: Path):
     assert [c[1:] for c in calls if c[0] == "step_ended"] == [
         (trial, step) for trial in (0, 1) for step in range(1, 7)
     ]
-    assert [c[1:] for c in calls if c[0] == "trial_ended"] == [(0, "finished"), (1, "finished")]
+    assert [c[1:] for c in calls if c[0] == "trial_ended"] == [
+        (0, "finished", ""),
+        (1, "finished", ""),
+    ]
     volumes = [c[2] for c in calls if c[0] == "front_updated"]
     assert len(volumes) == 5  # trial 1 is dominated at its first rung
     assert volumes == sorted(set(volumes))
     assert notes(study).closed == 1
+
+
+def test_trackers_hear_why_a_rung_stopped_a_trial(tmp_path: Path):
+    study = quick_study("trackers=[notes]")
+    run = quick_run(tmp_path / "mine", study=study).run
+    stops = {e.trial: e.reason for e in lines(tmp_path / "mine", events.Decided) if not e.go_on}
+    assert len(stops) == 3
+    assert all(stops.values())
+    told = [call[1:] for call in notes(study).calls if call[0] == "trial_ended"]
+    assert {trial: reason for trial, outcome, reason in told if outcome == "stopped"} == stops
+    # And again, word for word, when the trackers are told of what was recorded.
+    study = quick_study("trackers=[notes]")
+    quick_run(tmp_path / "mine", study=study)
+    reasons = {call[1]: call[3] for call in notes(study).calls if call[0] == "trial_ended"}
+    assert reasons == {number: trial.reason for number, trial in run.trials.items()}
 
 
 def test_after_a_resume_trackers_are_told_again_and_views_are_not(tmp_path: Path):

@@ -178,7 +178,7 @@ class Notes(Tracker):
 
     @hookimpl
     def moalign_trial_ended(self, trial, outcome, reason, time):
-        self.calls.append(("trial_ended", trial, outcome))
+        self.calls.append(("trial_ended", trial, outcome, reason))
 
     @hookimpl
     def moalign_study_ended(self, run, outcome, files):

@@ -334,11 +334,21 @@ def test_a_trial_is_named_by_its_weights_or_else_by_what_is_searched(
 
 def test_a_trial_says_where_it_started_and_what_the_strategy_fixed(tracker, run) -> None:
     soup = Start(((0, 6), (2, 3)), (0.25, 0.75))
-    given = Proposal({}, soup, steps=9, settings={"objectives.accuracy.at_least": 0.7})
+    given = Proposal(
+        {},
+        soup,
+        steps=9,
+        settings={"objectives.accuracy.at_least": 0.7},
+        reason="mixes 1/4 t00 and 3/4 t02",
+    )
     start(tracker, run)
     tracker.moalign_trial_started(trial=0, proposal=given, time=OPENED)
+    begin(tracker, 1)
     tracker.close()
-    params = beside(run).runs["0"].data.params
+    store = beside(run).runs
+    assert store["0"].data.tags["origin"] == "mixes 1/4 t00 and 3/4 t02"
+    assert "origin" not in store["1"].data.tags
+    params = store["0"].data.params
     assert params["start"] == "0.25 t00@6 + 0.75 t02@3"
     assert (params["training.steps"], params["objectives.accuracy.at_least"]) == ("9", "0.7")
 

@@ -90,11 +90,26 @@ def test_a_driver_killed_at_any_moment_goes_on_to_the_same_archive(
         told = json.loads(process.stdout.read())
     assert process.returncode == 0
     assert told["different"] == []
+    assert told["wrong"] == []
     assert len(set(told["moments"])) == MOMENTS
     assert told["calls"] > 200
     if changes:
         assert any("steps=0" in proposal for proposal in told["proposals"]), "a soup"
         assert any("steps=3" in proposal for proposal in told["proposals"]), "a warm start"
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("workers", [2, 3])
+def test_in_order_of_arrival_nothing_is_lost_or_done_twice(tmp_path: Path, workers: int):
+    """A driver that goes on hears of its workers in another order: the archives may differ."""
+    changes = ("search.order=arrival", "search.trials=8")
+    given = (str(tmp_path), "5", str(workers), *changes)
+    with script(str(SUPPORT / "killing.py"), *given) as process:
+        told = json.loads(process.stdout.read())
+    assert process.returncode == 0
+    assert told["wrong"] == []
+    assert len(set(told["moments"])) == 5
+    assert told["calls"] > 200
 
 
 def ended_within(seconds: float, workers: list[int]) -> bool:

@@ -11,13 +11,17 @@ import os
 import random
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from quick import Pairs, archive, quick_run
 
+from moalign.search import events
+from moalign.search.archive import Run
 from moalign.search.folders import RunFolder
 from moalign.search.record import read
+from moalign.types import BASE
 
 CALLS = ("write", "fsync", "ftruncate", "rename", "replace", "mkdir", "rmdir", "unlink")
 
@@ -67,25 +71,47 @@ def drive(folder: Path, at: int, workers: int, changes: list[str]) -> tuple[bool
     return False, int(told)
 
 
+def again(folder: Path, moment: int, workers: int, changes: list[str]) -> Run:
+    """Kill a driver at a moment, the one that goes on as well, a few calls later; finish then."""
+    killed, _ = drive(folder, moment, workers, changes)
+    assert killed, moment
+    drive(folder, 3 + moment % 7, workers, changes)
+    killed, _ = drive(folder, 0, workers, changes)
+    assert not killed, moment
+    return read(RunFolder(folder))
+
+
+def amiss(run: Run) -> list[str]:
+    """Return what a run has twice, or lacks, in whatever order its trials were done."""
+    lines = map(events.from_line, run.folder.events.read_bytes().splitlines())
+    kinds = Counter(
+        (event.event, event.trial, getattr(event, "step", None), getattr(event, "split", None))
+        for event in lines
+        if hasattr(event, "trial")
+    )
+    found = [f"{times} times: {kind}" for kind, times in kinds.items() if times > 1]
+    found += [f"has not ended: {trial.number}" for trial in run.live()]
+    if run.closed != "finished" or len(run.trials) < run.opened[-1].trials:
+        found.append(f"is {run.closed}, with {len(run.trials)} trials")
+    points = {(BASE, 0), *((point.trial, point.step) for point in run.front())}
+    found += [f"was not tested: {point}" for point in points - set(run.tests)]
+    return found + [f"is lost: {point}" for point in run.lost()]
+
+
 def main(folder: Path, moments: int, workers: int, changes: list[str]) -> None:
     given = workers, changes
     _, total = drive(folder / "whole", 0, *given)
     whole = archive(read(RunFolder(folder / "whole")))
-    different = []
+    different, wrong = [], []
     chosen = random.Random(0).sample(range(1, total + 1), moments)
     for moment in chosen:
-        mine = folder / str(moment)
-        killed, _ = drive(mine, moment, *given)
-        assert killed, moment
-        # Twice: the one that goes on is killed as well, a few calls later.
-        drive(mine, 3 + moment % 7, *given)
-        killed, _ = drive(mine, 0, *given)
-        assert not killed, moment
-        found = archive(read(RunFolder(mine)))
+        run = again(folder / str(moment), moment, *given)
+        wrong += [(moment, what) for what in amiss(run)]
+        found = archive(run)
         different += [(moment, part) for part in whole if found[part] != whole[part]]
     starts = [trial[0] for trial in whole["trials"].values()]
-    told = {"calls": total, "moments": chosen, "different": different, "proposals": starts}
-    print(json.dumps(told))
+    told = {"calls": total, "moments": chosen, "different": different, "wrong": wrong}
+    print(json.dumps({**told, "proposals": starts}))
 
 
 if __name__ == "__main__":

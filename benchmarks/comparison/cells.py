@@ -56,6 +56,8 @@ class Done:
         validation: at the end.
         test: at the end.
         notes: sentences that the training had to say.
+        group_weights: the same weights by family of prompts; empty if there are no families, and
+            for scores per response.
     """
 
     key: str
@@ -69,6 +71,7 @@ class Done:
     validation: Units
     test: Units
     notes: list[str] = field(default_factory=list)
+    group_weights: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

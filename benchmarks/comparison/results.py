@@ -50,6 +50,7 @@ class Trained:
         test_K: means at the end.
         stderr_K: their standard errors.
         groups: means on validation and on test by family of prompts; empty if there are none.
+        group_weights: mean weights by family of prompts.
     """
 
     bed: str
@@ -64,6 +65,7 @@ class Trained:
     test_K: list[float]
     stderr_K: list[float]
     groups: dict[str, list[list[float]]] = field(default_factory=dict)
+    group_weights: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def validation_K(self) -> list[float]:
@@ -251,6 +253,7 @@ def _trained(cell: Cell, done: Done) -> Trained:
         test_K=mean_K.tolist(),
         stderr_K=stderr_K.tolist(),
         groups=groups,
+        group_weights=done.group_weights,
     )
 
 

@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,17 @@ from moalign.study.document import Document
 from moalign.study.loading import checked
 from moalign.study.study import Study
 from moalign.training.loop import Trial
-from moalign.types import Cost, Evaluation, SegmentTask, Split, Start, StepEvent
+from moalign.types import (
+    Cost,
+    Evaluation,
+    ResponseScores,
+    SegmentTask,
+    Split,
+    Start,
+    Step,
+    StepEvent,
+    Weights,
+)
 
 Emit = Callable[[StepEvent], None]
 
@@ -60,6 +70,7 @@ class Course:
     weights_K: list[float]
     notes: list[str]
     validation: Evaluation
+    group_weights: dict[str, list[float]] = field(default_factory=dict)
 
 
 def run_cell(task: SegmentTask, emit: Emit, cache: dict[str, Any]) -> None:
@@ -92,6 +103,7 @@ def run_cell(task: SegmentTask, emit: Emit, cache: dict[str, Any]) -> None:
             validation=_units(course.validation, trial, "validation"),
             test=_units(measured(trial, "test"), trial, "test"),
             notes=course.notes,
+            group_weights=course.group_weights,
         ),
     )
 
@@ -108,6 +120,7 @@ def train(trial: Trial, job: Job, emit: Emit) -> Course:
     names = [o.name for o in trial.objectives]
     course = Course([], [], [], [], Evaluation((), (), [], Cost()))
     sums, latest = dict.fromkeys(names, 0.0), 0
+    rows = _watched_weights(trial)
 
     def measure() -> None:
         course.validation = measured(trial, "validation")
@@ -130,7 +143,31 @@ def train(trial: Trial, job: Job, emit: Emit) -> Course:
         measure()
     means = [total / trial.index for total in sums.values()] if trial.index else []
     course.weights_K = [] if any(map(math.isnan, means)) else means
+    course.group_weights = {
+        family: torch.stack(found).mean(0).tolist() for family, found in sorted(rows.items())
+    }
     return course
+
+
+def _watched_weights(trial: Trial) -> dict[str, list[torch.Tensor]]:
+    """Return a list per family of prompts, which fills with its prompts' weights in training.
+
+    The metrics have the mean over all prompts only.
+    """
+    rows: dict[str, list[torch.Tensor]] = {}
+    weigh = trial.weighting.weigh
+
+    def watched(step: Step) -> Weights | ResponseScores:
+        returned = weigh(step)
+        families = [prompt.fields.get("family") for prompt in step.batch.prompts_P]
+        if isinstance(returned, Weights) and all(families):
+            values_PK = returned.values.expand(step.scores_PGK.shape).mean(1)
+            for family, values_K in zip(families, values_PK.cpu(), strict=True):
+                rows.setdefault(str(family), []).append(values_K)
+        return returned
+
+    trial.weighting.weigh = watched  # type: ignore[method-assign]
+    return rows
 
 
 def measured(trial: Trial, split: Split) -> Evaluation:

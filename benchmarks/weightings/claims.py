@@ -17,7 +17,7 @@ from benchmarks.comparison import measures
 from benchmarks.comparison.measures import Difference, Numbers, normalised
 from benchmarks.comparison.results import Arena, Results
 from benchmarks.comparison.verdicts import Verdict, judge, judge_alike
-from benchmarks.weightings.plan import AGAIN, FAMILIES, FIXED
+from benchmarks.weightings.plan import AGAIN, FAMILIES, FIXED, MEAN, SHUFFLED
 
 
 @dataclass(frozen=True)
@@ -149,14 +149,43 @@ CLAIMS: Final = (
     ),
 )
 
-FAMILY_CLAIM: Final = Claim(
-    "weights per prompt serve each family of prompts better than the best single fixed weighting",
-    "arXiv 2511.10656, theorem 5.1",
-    ("prompt-adapter", "family-weights"),
-    "",
-    "",
+FAMILY_CLAIMS: Final = (
+    Claim(
+        "weights per prompt serve each family of prompts better than the best single fixed "
+        "weighting serves it",
+        "arXiv 2511.10656, theorem 5.1",
+        ("prompt-adapter", "family-weights"),
+        "{family}",
+        "own utility",
+    ),
+    Claim(
+        "weights per prompt serve each family of prompts better than the best single fixed "
+        "weighting serves the families on average",
+        "as the test bed without a language model has it",
+        ("prompt-adapter", "family-weights"),
+        "{family} over the mean",
+        "own utility",
+        against="",
+    ),
+    Claim(
+        "what weights per prompt gain is owed to the prompts, not to the mean of their weights",
+        "an ablation of arXiv 2511.10656",
+        ("prompt-adapter",),
+        "{family}",
+        "own utility",
+        against=MEAN,
+    ),
+    Claim(
+        "what weights per prompt gain is lost if they are learnt from preferences on other prompts",
+        "an ablation of arXiv 2511.10656",
+        ("prompt-adapter",),
+        "{family}",
+        "own utility",
+        against=SHUFFLED,
+    ),
 )
-"""On the bed with two families, judged for each family by itself."""
+"""On the bed with two families, judged for each family by itself; no ``against``: the measure is a
+difference already."""
 
 
 def findings(
@@ -180,13 +209,19 @@ def findings(
 def family_findings(
     arena: Arena, numbers: Mapping[tuple[str, int], Numbers], families: Sequence[str]
 ) -> list[tuple[str, Finding]]:
-    """Return what the claim about families comes to, for each family by its name."""
+    """Return what the claims about families come to, for each family by its name."""
     found = []
-    for family in families:
-        for entry in FAMILY_CLAIM.entries:
-            difference = measures.against(numbers, entry, FIXED, family)
-            finding = Finding(FAMILY_CLAIM, arena.name, entry, difference, judge(difference))
-            found.append((family, finding))
+    for claim in FAMILY_CLAIMS:
+        for entry in claim.entries:
+            for family in families:
+                measure = claim.measure.format(family=family)
+                difference = (
+                    measures.against(numbers, entry, claim.against, measure)
+                    if claim.against
+                    else measures.over_seeds(numbers, entry, measure)
+                )
+                finding = Finding(claim, arena.name, entry, difference, judge(difference))
+                found.append((family, finding))
     return found
 
 

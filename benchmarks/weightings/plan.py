@@ -24,7 +24,6 @@ from benchmarks.comparison.plan import (
     digest,
     usual_preferences,
 )
-from benchmarks.weightings import two_families
 from moalign import plugins
 from moalign.components import Weighting
 from moalign.options import options_of
@@ -40,6 +39,54 @@ FIXED: Final = "fixed"
 
 AGAIN: Final = "fixed, again"
 """``fixed`` with other random numbers: what differs between the two is noise."""
+
+
+# --- weightings in other settings ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A weighting once more, in another setting.
+
+    Attributes:
+        weighting: its name.
+        label: what it is called here.
+        options: as a study gives them.
+        settings: further values of the study, by path.
+        shift: added to the numbers of its trials, for other random numbers.
+    """
+
+    weighting: str
+    label: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    shift: int = 0
+
+
+VARIANTS: Final = (
+    Variant(FIXED, AGAIN, shift=100),
+    Variant(FIXED, "fixed, rewards summed", {}, {"training.combine": "rewards"}),
+    Variant(FIXED, "fixed, batch norm", {}, {"training.batch_norm": "sequence"}),
+    Variant(
+        "hypervolume",
+        "hypervolume, as published",
+        # Those of studies/published-hypervolume.
+        {
+            "apply_to": "reward",
+            "every": 1,
+            "reference": "initial",
+            "margin": 0.0,
+            "standard_errors": 0.0,
+            "scale": 1.0,
+        },
+        {"training.combine": "rewards"},
+    ),
+)
+"""Published settings that a claim is about, and a measure of noise."""
+
+SHUFFLED: Final = "prompt-adapter, shuffled"
+MEAN: Final = "dataset-mean"
+"""What weights per prompt are compared with: those of other prompts, and the same for all."""
 
 
 # --- test beds ---------------------------------------------------------------------------------
@@ -60,6 +107,7 @@ class Bed:
         replicates: runs of a weighting without a preference; None: as many as there are
             preferences.
         unasked: weightings whose preference is left at its default, so run as if they had none.
+        variants: weightings once more, in other settings.
     """
 
     name: str
@@ -70,13 +118,8 @@ class Bed:
     further: tuple[Mapping[str, float], ...] = ()
     replicates: int | None = None
     unasked: tuple[str, ...] = ()
+    variants: tuple[Variant, ...] = VARIANTS
 
-
-_MEAN_WANTS: Final = {
-    name: sum(wants.get(name, 0.0) for wants in two_families.WANTS.values())
-    / len(two_families.WANTS)
-    for name in ("accuracy", "conciseness", "clarity")
-}
 
 # Of the two thresholds of a bed, base policies meet one (conciseness .66, fluency .68) and not the
 # other (clarity .32, brevity .41), and the two pull apart.
@@ -89,10 +132,12 @@ BEDS: Final[Mapping[str, Bed]] = {
             "two-families",
             str(HERE / "two_families.yaml"),
             files=(HERE / "two_families.py",),
-            only=(FIXED, "family-weights", "prompt-adapter"),
-            further=(_MEAN_WANTS,),
+            only=(FIXED, "family-weights", "prompt-adapter", MEAN),
+            # A dense set, so that the best single weighting is none by chance.
+            further=({"accuracy": 0.7, "brevity": 0.3}, {"accuracy": 0.9, "brevity": 0.1}),
             replicates=1,
-            unasked=("prompt-adapter",),
+            unasked=("prompt-adapter", MEAN),
+            variants=(Variant("prompt-adapter", SHUFFLED, {"control": "shuffled"}),),
         ),
     )
 }
@@ -136,46 +181,6 @@ FAMILIES: Final[Mapping[str, tuple[str, ...]]] = {
 
 OTHER: Final = "other"
 
-
-@dataclass(frozen=True)
-class Variant:
-    """A weighting once more, in another setting.
-
-    Attributes:
-        weighting: its name.
-        label: what it is called here.
-        options: as a study gives them.
-        settings: further values of the study, by path.
-        shift: added to the numbers of its trials, for other random numbers.
-    """
-
-    weighting: str
-    label: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    shift: int = 0
-
-
-VARIANTS: Final = (
-    Variant(FIXED, AGAIN, shift=100),
-    Variant(FIXED, "fixed, rewards summed", {}, {"training.combine": "rewards"}),
-    Variant(FIXED, "fixed, batch norm", {}, {"training.batch_norm": "sequence"}),
-    Variant(
-        "hypervolume",
-        "hypervolume, as published",
-        # Those of studies/published-hypervolume.
-        {
-            "apply_to": "reward",
-            "every": 1,
-            "reference": "initial",
-            "margin": 0.0,
-            "standard_errors": 0.0,
-            "scale": 1.0,
-        },
-        {"training.combine": "rewards"},
-    ),
-)
-"""Published settings that a claim is about, and a measure of noise."""
 
 OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "lagrangian": {"primary": "a"},
@@ -245,8 +250,8 @@ def entries(
             settings=dict(variant.settings),
             shift=variant.shift,
         )
-        for variant in VARIANTS
-        if variant.weighting in known and not bed.only
+        for variant in bed.variants
+        if variant.weighting in known
     ]
     order = [BASE, FIXED, *(name for family in FAMILIES.values() for name in family)]
     places = {name: place for place, name in enumerate(order)}

@@ -15,8 +15,8 @@ from benchmarks.comparison.verdicts import SAID
 from benchmarks.comparison.words import signed
 from benchmarks.weightings import claims
 from benchmarks.weightings.claims import Finding
-from benchmarks.weightings.families import family_utilities
-from benchmarks.weightings.plan import FIXED
+from benchmarks.weightings.families import family_utilities, family_weights
+from benchmarks.weightings.plan import FIXED, MEAN, SHUFFLED
 from benchmarks.weightings.two_families import WANTS
 from moalign.reporting.pick import say, share
 
@@ -231,37 +231,69 @@ def _hull(numbers: Mapping[tuple[str, int], Numbers]) -> list[str]:
 
 def _families(results: Results, arena: Arena, picture: str | None) -> list[str]:
     numbers = family_utilities(results, arena, WANTS)
-    families = list(WANTS)
+    measured = (*WANTS, "mean")
     wants = "; ".join(
-        f"`{family}` wants {' and '.join(f'{share(w)} {name}' for name, w in weights.items())}"
+        f"`{family}` wants {say(weights) if len(weights) > 1 else f'{next(iter(weights))} alone'}"
         for family, weights in WANTS.items()
     )
     rows = []
-    for kind in arena.kinds:
-        values = [measures.over_seeds(numbers, kind.label, name) for name in (*families, "mean")]
-        if values[0].seeds:
-            differences = [
-                "" if kind.label in (FIXED, BASE) else
-                signed(measures.against(numbers, kind.label, FIXED, name))
-                for name in (*families, "mean")
-            ]  # fmt: skip
-            pairs = zip(values, differences, strict=True)
-            rows.append([kind.label, *(f"{v.value:.3f} {d}".strip() for v, d in pairs)])
+    for label in dict.fromkeys(label for label, _ in numbers):
+        values = [measures.over_seeds(numbers, label, name) for name in measured]
+        differences = [
+            "" if label in (FIXED, BASE) else
+            signed(measures.against(numbers, label, FIXED, name))
+            for name in measured
+        ]  # fmt: skip
+        pairs = zip(values, differences, strict=True)
+        found = family_weights(results, arena, numbers, label)
+        weights = [
+            "/".join(map(share, found[family])) if family in found else "" for family in WANTS
+        ]
+        named = f"best single {FIXED}" if label == FIXED else label
+        rows.append([named, *(f"{v.value:.3f} {d}".strip() for v, d in pairs), *weights])
+    names = "/".join(arena.objectives)
+    header = ["weighting", *measured, *(f"weights {names} for `{family}`" for family in WANTS)]
     parts = [
         "## Two families of prompts",
-        f"Half of the prompts of `arithmetic` want one thing, half another: {wants}. `{FIXED}` is "
-        "the best single preference, chosen on validation by the mean of the families. "
-        "`family-weights` is told the families, so it shows what weights per prompt can reach; "
-        "`prompt-adapter` has to learn them from preferences. Utility on test, and the difference "
-        f"to `{FIXED}`:",
-        table.markdown(["weighting", *families, "mean"], rows),
+        f"The prompts are sums of two numbers. Half want one thing, half another: {wants}. "
+        f"The **best single {FIXED}** is one weighting for both families: the one with the highest "
+        f"mean over them on validation. It was {_best(arena, numbers)}; tried were "
+        f"{_tried(arena)}. `family-weights` is told the families, so it shows what weights "
+        "per prompt can reach; `prompt-adapter` has to learn them from preferences. "
+        f"`{SHUFFLED}` learns those of other prompts, and `{MEAN}` gives all prompts the mean of "
+        "what `prompt-adapter` learns. Utility on test, the difference to the best single "
+        f"{FIXED}, and the mean weights in training:",
+        table.markdown(header, rows),
     ]
-    told = [
-        f"- {finding.entry}, {family}: {signed(finding.difference)}, {SAID[finding.verdict]}"
-        for family, finding in claims.family_findings(arena, numbers, families)
-    ]
-    claim = claims.FAMILY_CLAIM
-    says = f"Claim: {claim.says} ({claim.source})."
     if picture:
         parts.append(f"![What each family gets by its own objective]({picture})")
-    return [*parts, says + "\n\n" + "\n".join(told)]
+    findings = claims.family_findings(arena, numbers, list(WANTS))
+    for claim in claims.FAMILY_CLAIMS:
+        told = [
+            f"- {finding.entry}, {family}: {signed(finding.difference)}, {SAID[finding.verdict]}"
+            for family, finding in findings
+            if finding.claim is claim and finding.verdict != "not run"
+        ]
+        if told:
+            says = f"{claim.says[0].upper()}{claim.says[1:]}"
+            parts.append(f"Claim: {says} ({claim.source}).\n\n" + "\n".join(told))
+    return parts
+
+
+def _tried(arena: Arena) -> str:
+    """Return the fixed weightings that the best one was chosen from."""
+    asked = [dict(zip(arena.objectives, p, strict=True)) for p in arena.preferences.values()]
+    return "; ".join(map(say, asked))
+
+
+def _best(arena: Arena, numbers: Mapping[tuple[str, int], Numbers]) -> str:
+    """Return which fixed weighting was the best on which seeds."""
+    seeds: dict[int, list[int]] = {}
+    for (label, seed), own in numbers.items():
+        if label == FIXED:
+            seeds.setdefault(int(own["number"]), []).append(seed)
+    return "; ".join(
+        f"{say(dict(zip(arena.objectives, arena.preferences[number], strict=True)))} "
+        f"(seed {', '.join(map(str, found))})"
+        for number, found in seeds.items()
+    )

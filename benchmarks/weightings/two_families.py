@@ -1,41 +1,47 @@
 """A plugin file: the arithmetic task with two families of prompts that want different things.
 
-Sums of four numbers want their steps shown, sums of two want a bare answer; which family a prompt
-belongs to stands in its field ``family``, which no weighting but ``family-weights`` reads. People's
-preferences, ``pairs``, say it too: from those a weighting per prompt can learn it.
+Every prompt is a sum of two numbers. ``17+48`` wants a right answer, however long, ``17+48=`` a
+short one, right or wrong. Steps make an answer sure, so the two pull apart on every prompt, and a
+bare right answer lies between. Which family a prompt belongs to also stands in its field
+``family``, which no weighting but ``family-weights`` reads. People's preferences, ``pairs``, say
+it too: from those a weighting per prompt can learn it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from moalign import Pair, Prompt, Split, Task, Weighting, Weights, hookimpl
-from moalign_plugins.tasks.arithmetic import Arithmetic, _prose, _terse
+from moalign import Demonstration, Pair, Prompt, Split, Task, Weighting, Weights, hookimpl
+from moalign_plugins.tasks.arithmetic import Arithmetic, _mistaken, _prose, _steps, _terse
+from moalign_plugins.weightings.prompt_adapter import PromptAdapter
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from moalign import Objective, ResponseScores, Step
 
-FAMILIES: Final[Mapping[int, str]] = {2: "brief", 4: "steps"}
-"""Operands of a sum, and the family that it belongs to; sums of three are left out."""
-
 WANTS: Final[Mapping[str, Mapping[str, float]]] = {
-    "brief": {"conciseness": 1.0},
-    "steps": {"accuracy": 0.5, "clarity": 0.5},
+    "accuracy": {"accuracy": 1.0},
+    "brevity": {"brevity": 1.0},
 }
 """Each family's own objective, as weights: the utility it is judged by."""
+
+ENDS: Final[Mapping[str, str]] = {"accuracy": "", "brevity": "="}
+"""What the prompts of each family end in."""
 
 PAIRS: Final = 600
 
 
 class TwoFamilies(Arithmetic):
-    """Sums of two and of four numbers; the former want brevity, the latter their steps shown.
+    """Sums of two numbers; half of them want a right answer, half a short one.
 
-    The prompts are those of ``arithmetic`` without sums of three, so half belong to each family;
-    so are the demonstrations, and with them the base policy. A pair prefers what its prompt's
-    family wants: both completions are right, one terse, one in steps.
+    The prompts are those of ``arithmetic`` with two numbers, so half belong to each family.
+    Demonstrations, and with them the base policy, are those of ``arithmetic``, half with each end;
+    they answer both ends alike. The completions of a pair differ in both: one is right and shows
+    its steps, the other is a number alone, and wrong. Each family prefers what it wants.
 
     Source: ours, after the miniature experiment that the prompt-aware weights of arXiv 2511.10656
     call for.
@@ -44,27 +50,38 @@ class TwoFamilies(Arithmetic):
     name: ClassVar[str] = "two-families"
 
     def prompts(self) -> Sequence[Prompt]:
-        """Return the prompts of both families, each with its family as a field."""
-        found = []
-        for prompt in super().prompts():
-            family = FAMILIES.get(len(prompt.fields["operands"]))
-            if family is not None:
-                found.append(replace(prompt, fields={**prompt.fields, "family": family}))
-        return found
+        """Return the prompts of both families in turn, each with its family as a field."""
+        sums = [p for p in super().prompts() if len(p.fields["operands"]) == 2]
+        families = list(WANTS)
+        return [_of(families[n % len(families)], prompt) for n, prompt in enumerate(sums)]
+
+    def demonstrations(self, seed: int) -> Sequence[Demonstration]:
+        """Return those of ``arithmetic``, in turn with each family's end."""
+        ends = list(ENDS.values())
+        return [
+            replace(demonstration, prompt=demonstration.prompt + ends[n % len(ends)])
+            for n, demonstration in enumerate(super().demonstrations(seed))
+        ]
 
     def pairs(self, seed: int, split: Split = "train") -> Sequence[Pair]:
         """Return preferences on the prompts of a split, in an order that the seed chooses."""
         prompts = [prompt for prompt in self.prompts() if prompt.split == split]
         rng = Random(f"two families {seed}")
-        return [_pair(prompt) for prompt in rng.sample(prompts, min(PAIRS, len(prompts)))]
+        return [_pair(prompt, rng) for prompt in rng.sample(prompts, min(PAIRS, len(prompts)))]
 
 
-def _pair(prompt: Prompt) -> Pair:
+def _of(family: str, prompt: Prompt) -> Prompt:
+    text = prompt.text + ENDS[family]
+    return replace(prompt, text=text, fields={**prompt.fields, "family": family})
+
+
+def _pair(prompt: Prompt, rng: Random) -> Pair:
     operands = prompt.fields["operands"]
-    brief, steps = _terse(operands), _prose(operands)
-    if prompt.fields["family"] == "brief":
-        return Pair(prompt, brief, steps)
-    return Pair(prompt, steps, brief)
+    sure = rng.choice((_steps, _prose))(operands)
+    short = _mistaken(_terse(operands), rng)
+    if prompt.fields["family"] == "accuracy":
+        return Pair(prompt, sure, short)
+    return Pair(prompt, short, sure)
 
 
 class FamilyWeights(Weighting):
@@ -89,6 +106,28 @@ class FamilyWeights(Weighting):
         return Weights(values_PK[:, None])
 
 
+class DatasetMean(PromptAdapter):
+    """Gives every prompt the mean of the weights that ``prompt-adapter`` learns: its ablation.
+
+    What this reaches as well is owed to the mean weights and not to the prompts.
+    """
+
+    name: ClassVar[str] = "dataset-mean"
+
+    def prompt_weights(
+        self,
+        prompts: Sequence[Prompt],
+        features: Callable[[], Tensor],  # noqa: ARG002
+    ) -> Tensor:
+        """Return the same weights for all, [P, K]."""
+        import torch
+
+        assert self._prepared is not None, "the host hands over what was prepared"
+        names, metrics = self._prepared["names"], self._prepared["metrics"]
+        mean_K = torch.tensor([metrics[f"learnt/{name}"] for name in names])
+        return (mean_K / mean_K.sum()).expand(len(prompts), -1)
+
+
 @hookimpl
 def moalign_tasks() -> list[type[Task]]:
     """Offer the task."""
@@ -97,5 +136,5 @@ def moalign_tasks() -> list[type[Task]]:
 
 @hookimpl
 def moalign_weightings() -> list[type[Weighting]]:
-    """Offer the weighting that knows the families."""
-    return [FamilyWeights]
+    """Offer the weighting that knows the families, and the one that does not tell them apart."""
+    return [FamilyWeights, DatasetMean]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,11 +24,13 @@ from benchmarks.comparison.train import Job, run_cell
 from benchmarks.comparison.work import Desk
 from benchmarks.weightings import claims, families, plan, two_families
 from benchmarks.weightings.__main__ import COMPARISON
-from benchmarks.weightings.plan import AGAIN, BEDS, FIXED, MODES
+from benchmarks.weightings.plan import AGAIN, BEDS, FIXED, MEAN, MODES, SHUFFLED
 from moalign import plugins
 from moalign.errors import NonFiniteError, StudyError
 from moalign.types import Cost, SegmentTask
 from moalign_plugins.executors.local import Local
+from moalign_plugins.rewards.exact_answer import FINAL
+from moalign_plugins.tasks.arithmetic import Arithmetic
 
 NAMES = ["accuracy", "conciseness", "clarity"]
 FEW = ("lagrangian", "maxmin")
@@ -536,12 +539,24 @@ def test_outline_of_points() -> None:
 
 
 def test_half_of_the_prompts_belong_to_each_family() -> None:
-    prompts = two_families.TwoFamilies(train=60, held_out=60).prompts()
+    task = two_families.TwoFamilies(train=60, held_out=60)
+    prompts = task.prompts()
     for split in ("train", "validation", "test"):
-        families = [p.fields["family"] for p in prompts if p.split == split]
-        assert families.count("brief") == families.count("steps") == 20
-    lengths = {(p.fields["family"], len(p.fields["operands"])) for p in prompts}
-    assert lengths == {("brief", 2), ("steps", 4)}
+        found = [p.fields["family"] for p in prompts if p.split == split]
+        assert found.count("accuracy") == found.count("brevity") == 10
+    for prompt in prompts:
+        assert len(prompt.fields["operands"]) == 2
+        assert prompt.text.endswith("=") == (prompt.fields["family"] == "brevity")
+
+
+def test_demonstrations_answer_both_families_alike() -> None:
+    found = two_families.TwoFamilies(demonstrations=600).demonstrations(0)
+    plain = Arithmetic(demonstrations=600).demonstrations(0)
+    assert [d.completion for d in found] == [d.completion for d in plain]
+    assert [d.prompt.removesuffix("=") for d in found] == [d.prompt for d in plain]
+    for length in (2, 3, 4):
+        ends = [d.prompt.endswith("=") for d in found if d.prompt.count("+") == length - 1]
+        assert sum(ends) == 100 == len(ends) // 2
 
 
 def test_pairs_say_what_a_family_wants() -> None:
@@ -550,44 +565,138 @@ def test_pairs_say_what_a_family_wants() -> None:
     assert pairs == task.pairs(0) != task.pairs(1)
     for pair in pairs:
         assert pair.prompt.split == "train"
-        brief = len(pair.chosen) < len(pair.rejected)
-        assert brief == (pair.prompt.fields["family"] == "brief")
+        sums = [FINAL.search(text) for text in (pair.chosen, pair.rejected)]
+        right = [s is not None and int(s[1]) == pair.prompt.fields["answer"] for s in sums]
+        short = [len(pair.chosen) < len(pair.rejected), len(pair.rejected) < len(pair.chosen)]
+        wanted = right if pair.prompt.fields["family"] == "accuracy" else short
+        assert wanted == [True, False]
+        assert right != short
+
+
+@pytest.fixture(scope="module")
+def of_families() -> plan.Ground:
+    mode = replace(MODES["full"], beds=("two-families",), seeds=(0,))
+    return plan.build(mode).grounds["two-families"]
+
+
+def test_what_is_compared_on_two_families(of_families: plan.Ground) -> None:
+    labels = {e.label for e in of_families.entries}
+    assert labels == {BASE, FIXED, "family-weights", "prompt-adapter", MEAN, SHUFFLED}
+    for claim in claims.FAMILY_CLAIMS:
+        assert {*claim.entries, claim.against} <= labels | {""}
+    assert of_families.entry("family-weights").numbers == (0,)
+    assert of_families.entry(FIXED).numbers == (0, 1, 2, 3, 4, 5)
+    given = {round(p["accuracy"], 6) for p in of_families.preferences}
+    assert given == {0.4, 0.5, 0.6, 0.7, 0.8, 0.9}
+    for label in (MEAN, SHUFFLED):
+        study = of_families.study_of(Cell("two-families", 0, label, 0))
+        assert [o.name for o in study.train_objectives] == list(two_families.WANTS)
+
+
+def test_the_mean_of_what_is_learnt_is_the_same_for_all_prompts() -> None:
+    weighting = two_families.DatasetMean()
+    learnt = {"learnt/accuracy": 0.45, "learnt/brevity": 0.55}
+    weighting.load_prepared(
+        {"names": ["accuracy", "brevity"], "head": {}, "metrics": learnt, "notes": []}
+    )
+    prompts = two_families.TwoFamilies(train=60, held_out=60).prompts()[:3]
+    found = weighting.prompt_weights(prompts, lambda: pytest.fail("no features are needed"))
+    assert found.tolist() == [pytest.approx([0.45, 0.55])] * 3
+
+
+def on_families(seeds: int = 3) -> Results:
+    """Of three fixed weightings the second is best on average; weights per prompt are better."""
+    bed = arena(
+        name="two-families",
+        objectives=list(two_families.WANTS),
+        bounds_K2=[[0.0, 1.0]] * 2,
+        preferences={0: [0.5, 0.5], 1: [0.7, 0.3], 2: [0.9, 0.1]},
+        thresholds={},
+        budgets=dict.fromkeys(range(seeds), 1000),
+        kinds=[
+            Kind(BASE, BASE, {}, {}, preference=False, numbers=[0]),
+            Kind(FIXED, "fixed weights", {}, {}, preference=True, numbers=[0, 1, 2]),
+            *(
+                Kind(label, "other", {}, {}, preference=False, numbers=[0])
+                for label in ("prompt-adapter", MEAN, SHUFFLED)
+            ),
+        ],
+    )
+
+    def cell(seed: int, entry: str, number: int, own: tuple[float, float]) -> Trained:
+        accuracy, brevity = own[0] + 0.01 * seed, own[1]
+        # What a family gets of the other's objective must not count.
+        groups = {"accuracy": [[accuracy, 0.1]] * 2, "brevity": [[0.1, brevity]] * 2}
+        weights = {
+            FIXED: {f: bed.preferences[number] for f in groups if entry == FIXED},
+            "prompt-adapter": {"accuracy": [0.98, 0.02], "brevity": [0.04, 0.96]},
+        }.get(entry, {})
+        return replace(
+            trained(entry, number, (0.5, 0.5), seed), bed=bed.name, groups=groups,
+            group_weights=weights,
+        )  # fmt: skip
+
+    cells_ = [
+        cell(seed, *given)
+        for seed in range(seeds)
+        for given in (
+            (BASE, 0, (0.85, 0.35)),
+            (FIXED, 0, (0.2, 0.9)),
+            (FIXED, 1, (0.8, 0.7)),
+            (FIXED, 2, (0.9, 0.1)),
+            ("prompt-adapter", 0, (0.95, 0.9)),
+            (MEAN, 0, (0.5, 0.8)),
+            (SHUFFLED, 0, (0.5, 0.8)),
+        )
+    ]
+    facts = [["date", "2026-01-01"], ["commit", "abc"]]
+    return Results("two-families", facts, [bed], cells_, [], 0, [])
 
 
 def test_families_are_judged_by_their_own_objective() -> None:
-    mode = replace(MODES["full"], beds=("two-families",), seeds=(0,))
-    ground = plan.build(mode).grounds["two-families"]
-    assert {e.label for e in ground.entries} <= {BASE, FIXED, "family-weights", "prompt-adapter"}
-    assert ground.entry("family-weights").numbers == (0,)
-    assert ground.entry(FIXED).numbers == (0, 1, 2, 3, 4, 5)
-    bed = arena(
-        name="arithmetic",
-        objectives=NAMES,
-        bounds_K2=[[0.0, 1.0]] * 3,
-        reference_K=[0.0] * 3,
-        preferences={0: [1 / 3] * 3},
-        thresholds={},
-    )
+    found = on_families(1)
+    numbers = families.family_utilities(found, found.arenas[0], two_families.WANTS)
+    best = {"accuracy": 0.8, "brevity": 0.7, "mean": 0.75, "number": 1.0}
+    best |= {"accuracy over the mean": 0.05, "brevity over the mean": -0.05}
+    assert numbers[FIXED, 0] == pytest.approx(best)
+    assert numbers[families.EQUAL, 0]["brevity"] == pytest.approx(0.9)
+    adapter = numbers["prompt-adapter", 0]
+    assert adapter["accuracy over the mean"] == pytest.approx(0.2)
+    weights = families.family_weights(found, found.arenas[0], numbers, "prompt-adapter")
+    assert weights["brevity"] == pytest.approx([0.04, 0.96])
+    chosen = families.family_weights(found, found.arenas[0], numbers, FIXED)
+    assert chosen["accuracy"] == pytest.approx([0.7, 0.3])
+    assert not families.family_weights(found, found.arenas[0], numbers, MEAN)
 
-    def cell(entry: str, number: int, brief: list[float], steps: list[float]) -> Trained:
-        plain = trained(FIXED, number, (0.5, 0.5))
-        groups = {"brief": [brief, brief], "steps": [steps, steps]}
-        return replace(plain, entry=entry, groups=groups)
 
-    found = replace(
-        synthetic(1),
-        arenas=[bed],
-        trained=[
-            cell(FIXED, 0, [0.9, 0.6, 0.0], [0.6, 0.4, 0.6]),
-            cell(FIXED, 1, [0.9, 1.0, 0.0], [0.0, 1.0, 0.0]),
-            cell("pbi", 0, [0.9, 0.9, 0.0], [0.8, 0.1, 0.8]),
-        ],
-    )
-    numbers = families.family_utilities(found, bed, two_families.WANTS)
-    assert numbers[FIXED, 0] == pytest.approx(
-        {"brief": 0.6, "steps": 0.6, "mean": 0.6, "number": 0.0}
-    )
-    assert numbers["pbi", 0]["steps"] == pytest.approx(0.8)
+def test_the_page_of_two_families_names_its_rival_and_its_controls(tmp_path: Path) -> None:
+    text = publish(on_families(), tmp_path).read_text()
+    assert "It was accuracy .70, brevity .30 (seed 0, 1, 2); tried were equal weights" in text
+    assert "| best single fixed | 0.810 | 0.700 | 0.755 |" in text
+    assert "| .98/.02 | .04/.96 |" in text
+    assert text.count("**seen**") == 2 * 4  # each claim on each family
+    assert "prompt-adapter, brevity: +0.200 [+0.200, +0.200], **seen**" in text
+    assert "family-weights" not in text.partition("Claim:")[2]  # it was not run
+    again = results.read(tmp_path / "2026-01-01-weightings-two-families.json")
+    assert results.to_text(again) == results.to_text(on_families())
+
+
+def test_other_families_are_told_apart_from_these(tmp_path: Path) -> None:
+    found = on_families(1)
+    other = {"brief": [[0.5, 0.5]] * 2, "steps": [[0.5, 0.5]] * 2}
+    found = replace(found, trained=[replace(cell, groups=other) for cell in found.trained])
+    with pytest.raises(
+        StudyError, match=r"are brief, steps, .* accuracy, brevity: run"
+    ):
+        publish(found, tmp_path)
+
+
+def test_a_document_of_earlier_days_has_no_weights_by_family(tmp_path: Path) -> None:
+    data = json.loads(results.to_text(on_families(1)))
+    assert data["trained"][0][-1] == "group_weights"
+    data["trained"] = [row[:-1] for row in data["trained"]]
+    text = publish(results.from_text(json.dumps(data)), tmp_path).read_text()
+    assert "| prompt-adapter |" in text
 
 
 # --- for real, but small -----------------------------------------------------------------------
@@ -622,6 +731,25 @@ def test_what_a_weighting_asks_for_is_paid_with_steps(tmp_path: Path) -> None:
     assert [m[0] for m in by_entry[FIXED].moments] == [4]
     assert sum(by_entry[FIXED].weights_K) == pytest.approx(1, abs=1e-5)
     assert len(by_entry["mgda"].test_K) == 3
+
+
+@pytest.mark.e2e
+def test_weights_are_kept_by_family(tmp_path: Path) -> None:
+    mode = replace(MODES["full"], beds=("two-families",), seeds=(0,), numbers=(0,))
+    task = "task={two-families: {train: 60, held_out: 60, demonstrations: 200}}"
+    whole = plan.build(mode, (*TINY, task), only=("family-weights", SHUFFLED))
+    desk = Desk(whole, tmp_path)
+    view = View(whole, 1)
+    view.console.quiet = True
+    work.build_bases(desk, view)
+    work.run_cells(desk, Here(), run_cell, view)
+    assert view.failed == 0
+    found = results.gather(desk, "part")
+    by_entry = {cell.entry: cell.group_weights for cell in found.trained}
+    assert by_entry["family-weights"] == {"accuracy": [1.0, 0.0], "brevity": [0.0, 1.0]}
+    assert by_entry[FIXED] == {"accuracy": [0.5, 0.5], "brevity": [0.5, 0.5]}
+    assert by_entry[BASE] == {}
+    assert sum(by_entry[SHUFFLED]["accuracy"]) == pytest.approx(1, abs=1e-5)
 
 
 def test_documents_of_several_beds_become_one() -> None:

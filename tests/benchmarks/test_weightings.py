@@ -685,9 +685,7 @@ def test_other_families_are_told_apart_from_these(tmp_path: Path) -> None:
     found = on_families(1)
     other = {"brief": [[0.5, 0.5]] * 2, "steps": [[0.5, 0.5]] * 2}
     found = replace(found, trained=[replace(cell, groups=other) for cell in found.trained])
-    with pytest.raises(
-        StudyError, match=r"are brief, steps, .* accuracy, brevity: run"
-    ):
+    with pytest.raises(StudyError, match=r"are brief, steps, .* accuracy, brevity: run"):
         publish(found, tmp_path)
 
 

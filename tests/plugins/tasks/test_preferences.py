@@ -18,9 +18,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from moalign import plugins
 from moalign.cli import command_line
 from moalign.errors import DataError, OptionError
 from moalign.options import check_options
+from moalign.study.loading import load
+from moalign.study.study import Study
+from moalign.training.material import check_preferences
+from moalign.training.splits import needed_splits, split_prompts
 from moalign.types import SPLITS, Demonstration
 from moalign_plugins.tasks.preferences import EMPTY, EQUAL, PARTED, UNDECIDED, Preferences
 
@@ -435,6 +440,111 @@ def test_options_that_do_not_go_together(tmp_path):
         of(tmp_path, row(), better="chosen")
     with pytest.raises(OptionError, match="completions"):
         of(tmp_path, row(), completions=["chosen"], better="chosen")
+
+
+# --- the recipes of the documentation ----------------------------------------------------------
+
+GUIDE = Path(__file__).parents[3] / "docs" / "study.md"
+
+
+def recipes() -> dict[str, dict[str, Any]]:
+    """Return the pieces of studies in the guide's section on files, by the name of the file."""
+    _, _, text = GUIDE.read_text(encoding="utf-8").partition("\n## Files of preferences\n")
+    text, _, _ = text.partition("\n## ")
+    pieces = [yaml.safe_load(t) for t in re.findall(r"^```yaml\n(.*?)^```$", text, re.M | re.S)]
+    return {piece["task"]["preferences"]["path"]: piece for piece in pieces}
+
+
+def read_by(recipe: dict[str, Any], tmp_path: Path, rows: list[Any]) -> Preferences:
+    options = {**recipe["task"]["preferences"], "path": str(write(tmp_path / "a.jsonl", rows))}
+    return Preferences(**check_options(Preferences, options))
+
+
+def study_of(recipe: dict[str, Any], own: Preferences) -> Study:
+    """Return the recipe as a study that reads a file."""
+    options = recipe["task"]["preferences"] | {"path": str(own.path)}
+    whole = {"study": "recipe", **recipe, "task": {"preferences": options}}
+    return load(yaml.safe_dump(whole), "recipe.yaml", plugins.load())
+
+
+def talk(i: int, form: str) -> dict[str, Any]:
+    """Return an invented row of hh-rlhf's shape: two turns, and two answers to the last one."""
+    asked, told, again = f"Is {i} even?", "What do you think?", f"I think so, as {i} is a number."
+    text = f"Human: {asked}\n\nAssistant: {told}\n\nHuman: {again}"
+    before = [user(asked), assistant(told), user(again)]
+    answers = {"chosen": f"Divide {i} by 2, and see.", "rejected": f"Yes, {i} is."}
+    if form == "transcript":
+        return {"id": f"talk-{i}", "prompt": text, "n_turns": 2, **answers}
+    if form == "whole transcripts":
+        return {side: f"\n\n{text}\n\nAssistant: {said}" for side, said in answers.items()}
+    messages = {side: [assistant(said)] for side, said in answers.items()}
+    if form == "messages":
+        return {"prompt": before, **messages}
+    return {side: [*before, *said] for side, said in messages.items()}
+
+
+@pytest.mark.parametrize("form", ["transcript", "whole transcripts", "messages", "whole lists"])
+def test_conversations_need_no_option(tmp_path, form):
+    recipe = recipes()["helpful.jsonl.gz"]
+    own = read_by(recipe, tmp_path, [talk(i, form) for i in range(600)])
+    study = study_of(recipe, own)
+    dealt = split_prompts(own, needed_splits(study))
+    assert sum(map(len, dealt.values())) == 600
+    check_preferences(study, dealt)
+    pair = own.pairs(0)[0]
+    assert [m["role"] for m in pair.prompt.messages] == ["user", "assistant", "user"]
+    assert pair.prompt.text.startswith("Human: Is ")
+    assert pair.prompt.text.endswith(" is a number.\n\nAssistant:")
+    assert (pair.chosen[:6], pair.rejected[:4]) == ("Divide", "Yes,")
+
+
+def test_a_few_hundred_rows_need_larger_shares(tmp_path):
+    rows = [talk(i, "transcript") for i in range(290)]
+    plain, shared = recipes()["helpful.jsonl.gz"], recipes()["harmless.jsonl.gz"]
+    own = read_by(plain, tmp_path, rows)
+    with pytest.raises(DataError, match=r"the validation split has \d+ prompts; .* a larger share"):
+        split_prompts(own, needed_splits(study_of(plain, own)))
+    own = read_by(shared, tmp_path, rows)
+    study = study_of(shared, own)
+    check_preferences(study, split_prompts(own, needed_splits(study)))
+
+
+def judged(i: int) -> dict[str, Any]:
+    """Return an invented row of ASSET's shape: two simplifications, and three judgements."""
+    said = {name: ("a", "b", "tie")[(i // 3**n) % 3] for n, name in enumerate(ASPECTS)}
+    text = f"The vessel, number {i // 2}, which was sizeable, sank."
+    return {
+        "id": i,
+        "source": text,
+        "a": f"The big ship sank. It was {i}.",
+        "b": f"{i} sank.",
+        **said,
+    }
+
+
+def test_texts_side_by_side_are_judged_on_several_counts(tmp_path):
+    recipe = recipes()["comparisons.jsonl.gz"]
+    rows = [judged(i) for i in range(540)]
+    own = read_by(recipe, tmp_path, rows)
+    study = study_of(recipe, own)
+    check_preferences(study, split_prompts(own, needed_splits(study)))
+    assert own.facts()[UNDECIDED] == 20  # ties only
+    found = everything(own)
+    assert len(found) == 520
+    for pair in found:
+        texts = (pair.chosen, pair.rejected)
+        row = next(row for row in rows if {row["a"], row["b"]} == {*texts})
+        first = pair.chosen == row["a"]
+        for name in ASPECTS:
+            of_a, of_b = {"a": (1.0, 0.0), "b": (0.0, 1.0), "tie": (0.5, 0.5)}[row[name]]
+            given = (pair.chosen_scores[name], pair.rejected_scores[name])
+            assert given == ((of_a, of_b) if first else (of_b, of_a))
+
+
+def test_a_list_of_answers_is_no_preference(tmp_path):
+    row = {"question": "Why?", "predictions": ["a", "b"], "pair_order": ["1v2"], "pair_pref": [1]}
+    with pytest.raises(DataError, match="there is no column 'chosen'; allowed: pair_order, pair"):
+        of(tmp_path, row).pairs(0)
 
 
 # --- a search ----------------------------------------------------------------------------------

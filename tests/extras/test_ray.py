@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -18,15 +19,16 @@ from typing import Any
 import letters
 import pytest
 from quick import archive, quick_run
-from tasks import segment
+from tasks import segment, task
 
-from moalign import OptionError, StudyError, hookimpl, plugins
+from moalign import OptionError, StepEvent, StudyError, hookimpl, plugins
 from moalign.execution import shipped
 from moalign.search import events
 from moalign.search.driver import run_study
 from moalign.search.folders import RunFolder
 from moalign.search.record import read
 from moalign.study.loading import load
+from moalign_plugins.executors import ray as ray_executor
 from moalign_plugins.executors.processes import Processes
 from moalign_plugins.executors.ray import Ray
 
@@ -246,8 +248,11 @@ class Shipping(Ray):
         super()._send(worker, message)
 
 
-def test_nodes_that_share_no_files_train_through_a_store(tmp_path: Path, nodes: Nodes):
+def test_nodes_that_share_no_files_train_through_a_store(
+    tmp_path: Path, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+):
     """With a plugin file that only the driver has, an artifact, and real checkpoints."""
+    monkeypatch.setattr(ray_executor, "_TIDYING", 60.0)  # a machine that runs tests is busy
     runs = {}
     for place in ("alone", "apart"):
         plugin = tmp_path / place / "mine.py"
@@ -278,8 +283,41 @@ def everything(run: Any) -> dict[str, Any]:
     return archive(run) | {"weights": weights}
 
 
+def seen_by(executor: Ray) -> tuple[set[str], set[float]]:
+    """Keep an executor busy until all its workers have; return their nodes and their devices."""
+    executor.open(segment)
+    devices: dict[float, float] = {}
+    deadline = time.monotonic() + 120
+    for number in itertools.count():
+        executor.submit(task(number, "wait"))
+        heard = [event for event in executor.wait(1.0) if isinstance(event, StepEvent)]
+        devices |= {step.metrics["process"]: step.metrics["devices"] for step in heard}
+        if len(devices) == executor.workers:
+            break
+        assert time.monotonic() < deadline, devices
+    places = {worker.node for worker in executor._workers}
+    executor.close()
+    return places, set(devices.values())
+
+
+def test_two_workers_share_a_device_and_one_that_asks_for_none_sees_none(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+):
+    """The device is a number in the cluster's books: what a worker is told it may use."""
+    with monkeypatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "0")
+        node = nodes.cluster.add_node(**{**NODE, "num_gpus": 1}, num_cpus=2)
+    try:
+        shares = Ray(gpus=0.5, workers=2, address=nodes.address)
+        assert seen_by(shares) == ({node.node_id}, {1})
+        alone = Ray(gpus=0, cpus=2, address=nodes.address)  # where there are two CPUs is a device
+        assert seen_by(alone) == ({node.node_id}, {0})
+    finally:
+        nodes.cluster.remove_node(node)
+
+
 def test_a_node_that_dies_in_the_middle_of_a_segment_changes_nothing(
-    tmp_path: Path, nodes: Nodes, whole: dict[str, Any]
+    tmp_path: Path, nodes: Nodes, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ):
     """The last one: a node is gone afterwards."""
     executor = Ray(workers=2, address=nodes.address)
@@ -293,9 +331,27 @@ def test_a_node_that_dies_in_the_middle_of_a_segment_changes_nothing(
                 killed.append(worker)
                 nodes.kill(worker.node)
 
+        @hookimpl
+        def moalign_trial_started(self, trial):
+            """Let the cluster notice before the study is over."""
+            import ray
+
+            while trial == 5 and any(
+                node["Alive"] and node["NodeID"] == killed[0].node for node in ray.nodes()
+            ):
+                time.sleep(0.2)
+
+    monkeypatch.setattr(ray_executor, "_PATIENCE", 0.0)
     hang = json.dumps([{"trial": 2, "step": 4, "kind": "hang", "times": 1}])
-    with joined(nodes, QUICK_FAULTS=hang):
+    either = r" is gone: |has room for"
+    with joined(nodes, QUICK_FAULTS=hang), pytest.warns(UserWarning, match=either) as told:
         result = quick_run(tmp_path / "mine", executor=executor, listeners=[View()], strict=True)
+    lost_one, no_room = sorted((str(one.message) for one in told), reverse=True)
+    assert lost_one.startswith(f"trial 2 at step 4: {killed[0].where} is gone: ")
+    assert lost_one.endswith("; the segment is tried again (attempt 2 of 3)")
+    assert no_room == (
+        "the Ray cluster has room for 1 of 2 workers; the others start once it has room for them"
+    )
     assert archive(result.run) == whole
     (event,) = lost(tmp_path / "mine")
     assert (event.trial, event.step, event.attempt) == (2, 4, 0)

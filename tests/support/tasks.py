@@ -29,10 +29,12 @@ def segment(task, emit, cache):
     held = cache.setdefault("trials", {})
     known = ("run", task.trial) in held
     held["run", task.trial] = True
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
     metrics = {
         "process": os.getpid(),
         "known": float(known),
         "held": len(held),
+        "devices": float("nan") if seen is None else len(list(filter(None, seen.split(",")))),
         "threads": float(os.environ.get("OMP_NUM_THREADS", "nan")),
     }
     for step in range(task.since + 1, task.until + 1):

@@ -13,9 +13,10 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final
 
@@ -40,6 +41,8 @@ STARTS: Final = 5
 _OBJECTS: Final = 100 * 2**20  # bytes of an embedded cluster's object store; it holds tasks only
 _THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _KNOCKING: Final = 10.0  # seconds that a cluster's head gets to answer
+_PATIENCE: Final = 5.0  # seconds that a worker gets to start before anybody looks for its room
+_LONG: Final = 60.0  # seconds of waiting for a start that has room, and is told all the same
 _TIDYING: Final = 5.0  # seconds that nodes get to delete their scratch folders
 
 
@@ -50,6 +53,7 @@ class _Worker(Worker):
     actor: Any
     speaks: Any
     begun: bool = False
+    since: float = field(default_factory=time.monotonic)
     where: str = "a Ray worker"
     node: str = ""
 
@@ -122,6 +126,7 @@ class Ray(WorkersExecutor[_Worker]):
         self._nodes: set[str] = set()  # where its workers have been
         self._keys: set[str] = set()  # of the runs that they worked on
         self._failed_starts = 0
+        self._told = 0  # how many workers people know to be waiting for room
         self._files: dict[tuple[tuple[Path, str], ...], Any] = {}
         self._mirrors: dict[Path, Any] = {}
 
@@ -148,11 +153,8 @@ class Ray(WorkersExecutor[_Worker]):
         if self._counted:
             self.workers = max(1, room)
         elif room < self.workers:
-            warnings.warn(
-                f"the Ray cluster has room for {room} of {self.workers} workers; the others start "
-                "once it has room for them",
-                stacklevel=2,
-            )
+            warnings.warn(_has_room_for(room, self.workers), stacklevel=2)
+            self._told = self.workers - room
 
     def _start_cluster(self, ray: Any) -> None:
         asked = {name: math.ceil(self.workers * each) for name, each in self._asked.items()}
@@ -275,7 +277,26 @@ class Ray(WorkersExecutor[_Worker]):
     def _kill(self, worker: _Worker) -> None:
         _library().kill(worker.actor, no_restart=True)
 
+    def _look_for_room(self) -> None:
+        """Warn once of workers that wait for a node: one may be lost, or others fill them all."""
+        waits = [time.monotonic() - worker.since for worker in self._workers if not worker.ready]
+        if len(waits) <= self._told or max(waits) < _PATIENCE:
+            return
+        count, room = len(self._workers), self._room(_library())
+        if room < count:
+            words = _has_room_for(room, count)
+        elif max(waits) >= _LONG:
+            words = (
+                f"{len(waits)} of {count} workers have not started within {_LONG:g} seconds, "
+                "perhaps because other work fills the Ray cluster; they start once they can"
+            )
+        else:
+            return
+        warnings.warn(words, stacklevel=4)
+        self._told = len(waits)
+
     def _listen(self, seconds: float) -> list[WorkerEvent]:
+        self._look_for_room()
         by_voice = {w.speaks: w for w in self._workers if w.speaks is not None}
         if not by_voice:
             return []
@@ -368,6 +389,14 @@ def _loopback() -> Iterator[None]:
         yield
     finally:
         constants.ENABLE_RAY_CLUSTER = before  # type: ignore[attr-defined]
+
+
+def _has_room_for(room: int, workers: int) -> str:
+    which = "the others" if room else "they"
+    return (
+        f"the Ray cluster has room for {room} of {workers} workers; {which} start once it has "
+        "room for them"
+    )
 
 
 def _cores() -> int:

@@ -328,9 +328,9 @@ class Preferences(Task):
         if self.scores is None:
             one, other = (_score_mapping(row, column) for column in SCORES)
             for name in sorted(one.keys() ^ other.keys()):
-                given, lacking = SCORES if name in one else SCORES[::-1]
+                has, lacks = SCORES if name in one else SCORES[::-1]
                 rest = ", ".join(other if name in one else one) or "none"
-                raise _half(row, name, given, f"{lacking!r} does not (its scores: {rest})")
+                raise _half(row, name, has, f"{lacks!r} does not (its scores: {rest})")
             return one, other
         found: dict[str, tuple[float, float]] = {}
         for name, where in self.scores.items():

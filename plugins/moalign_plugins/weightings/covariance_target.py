@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from moalign.components import Preference, Weighting
 from moalign.errors import OptionError, nearest
-from moalign.maths.combine import fill_missing
+from moalign.maths.combine import scalarise
 from moalign.maths.normalisation import EPSILON, ROUNDING
 from moalign.maths.simplex import raise_to_floor, softmax
 from moalign.types import Weights
@@ -213,7 +213,7 @@ class CovarianceTarget(Weighting):
         scores_PGK = step.scores_PGK.double()
         weights_K = torch.tensor(self._weights(step.names), dtype=torch.float64)
         if self.signal == "rewards":
-            signal_PG = _standardised((weights_K * fill_missing(scores_PGK)).sum(-1))
+            signal_PG = _standardised(scalarise(scores_PGK, weights_K))
         else:
             signal_PG = _per_completion(step, weights_K)
         return [self._statistic(scores_PG, signal_PG) for scores_PG in scores_PGK.unbind(-1)]
@@ -266,5 +266,8 @@ def _per_completion(step: Step, weights_K: Tensor) -> Tensor:
 
 
 def _standardised(values_PG: Tensor) -> Tensor:
-    """Return values minus the batch's mean, divided by its deviation."""
-    return (values_PG - values_PG.mean()) / (values_PG.std() + EPSILON)
+    """Return values minus the batch's mean, divided by its deviation; NaN stays and counts not."""
+    present_N = values_PG[~values_PG.isnan()]
+    if len(present_N) < 2:
+        return values_PG * 0.0
+    return (values_PG - present_N.mean()) / (present_N.std() + EPSILON)

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from weighting_properties import (
+    DUPLICATE_SHARES,
     FINITE,
     FROZEN,
     LEAVES_NAN_ALONE,
@@ -41,9 +42,16 @@ test_properties = claims(
     SCALE_FREE,
     UNIT_FREE,
     LEAVES_NAN_ALONE,
+    DUPLICATE_SHARES,
     FROZEN(lambda: CovarianceTarget(rate=0.0)),
 )
-test_published_properties = claims(lambda: CovarianceTarget(**PUBLISHED), FINITE, PERMUTES, RESUMES)
+test_published_properties = claims(
+    lambda: CovarianceTarget(**PUBLISHED), FINITE, PERMUTES, RESUMES, LEAVES_NAN_ALONE
+)
+# One target for all, as a copy has no target of its own.
+test_published_with_a_copy = claims(
+    lambda: CovarianceTarget(**PUBLISHED | {"target": 0.1}), DUPLICATE_SHARES
+)
 
 
 def numbers(found, what):

@@ -160,6 +160,13 @@ def _gradients(change: Callable[[Tensor], Tensor]) -> Change:
     return lambda w: replace(w, gradients_KN=change(w.gradients_KN))
 
 
+def _no_number(w: World) -> World:
+    """Give one objective a gradient that is NaN, as a batch that overflows does."""
+    gradients = w.gradients_KN.clone()
+    gradients[1] = NAN
+    return replace(w, gradients_KN=gradients)
+
+
 def _rows(*rows: tuple[float, ...]) -> Change:
     """Replace the gradients by these combinations of three ordinary ones."""
     return _gradients(lambda g: torch.tensor(rows, dtype=g.dtype) @ g)
@@ -240,6 +247,8 @@ GRID: dict[str, Change] = {
     "constant units": lambda w: replace(w, values_UK=w.values_UK[:1].expand(UNITS, -1)),
     "features of zero": lambda w: replace(w, features_PD=torch.zeros_like(w.features_PD)),
     "huge features": lambda w: replace(w, features_PD=w.features_PD * 1e10),
+    # what no method can use, and must name
+    "one gradient NaN": _no_number,
 }
 """Situations by name; each changes an ordinary world. Every step of a run is in the situation."""
 
@@ -645,16 +654,17 @@ def _worst_first(build: Build, situations: Sequence[str]) -> None:
             require(heaviest, "with {} and the means {}, found {}", situation, means, values)
 
 
-def _frozen(build_frozen: Build) -> Check:
+def _frozen(build_frozen: Build, uniform: bool) -> Check:
     def check(_build: Build, situations: Sequence[str]) -> None:
         for situation in situations:
             worlds = _worlds(situation)
             for returned, w in zip(_run(build_frozen(), worlds), worlds, strict=False):
                 found = _weights(returned, "FROZEN")
-                preference_K = w.preference_K / w.preference_K.sum()
+                limit_K = torch.ones_like(w.preference_K) if uniform else w.preference_K
                 gain = torch.as_tensor(found.gain, dtype=torch.float32)
-                expected = Weights(preference_K.expand_as(found.values), torch.ones_like(gain))
-                _agree(expected, replace(found, gain=gain), 1e-5, situation, "at rate 0")
+                values = (limit_K / limit_K.sum()).expand_as(found.values)
+                expected = Weights(values, torch.ones_like(gain))
+                _agree(expected, replace(found, gain=gain), 1e-5, situation, "at its limit")
 
     return check
 
@@ -752,8 +762,15 @@ WORST_FIRST = Property(
 )
 
 
-def FROZEN(build_frozen: Build) -> Property:
-    """Return the property that the rate-0 limit, which ``build_frozen`` makes, equals `fixed`."""
+def FROZEN(build_frozen: Build, *, uniform: bool = False) -> Property:
+    """Return the property that the limit, which ``build_frozen`` makes, equals `fixed`.
+
+    Args:
+        build_frozen: makes the weighting at rate 0, or at what else leaves its weights alone.
+        uniform: whether the limit is equal weights, whatever the preference.
+    """
     return Property(
-        "FROZEN", "its limit at rate 0 is `fixed` at the preference", _frozen(build_frozen)
+        "FROZEN",
+        f"its limit is `fixed` at {'equal weights' if uniform else 'the preference'}",
+        _frozen(build_frozen, uniform),
     )

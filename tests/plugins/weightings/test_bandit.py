@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from weighting_properties import (
+    DUPLICATE_SHARES,
     FINITE,
     FROZEN,
     LEAVES_NAN_ALONE,
@@ -38,6 +39,7 @@ test_properties = claims(
     SHIFT_FREE,
     UNIT_FREE,
     LEAVES_NAN_ALONE,
+    DUPLICATE_SHARES,
     FROZEN(lambda: Bandit(rate=0.0)),
 )
 

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from weighting_properties import (
+    DUPLICATE_SHARES,
     FINITE,
     FROZEN,
     LEAVES_NAN_ALONE,
@@ -52,6 +53,7 @@ test_properties = claims(
     ONE_OBJECTIVE_UP_TO_GAIN,
     UNIT_FREE,
     LEAVES_NAN_ALONE,
+    DUPLICATE_SHARES,
     FROZEN(lambda: Hypervolume(floor=1.0, span=0.0)),
 )
 

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 from weighting_properties import (
+    DUPLICATE_SHARES,
     FINITE,
     FROZEN,
     LEAVES_NAN_ALONE,
@@ -34,6 +35,7 @@ test_properties = claims(
     ONE_OBJECTIVE,
     LEAVES_NAN_ALONE,
     UNIT_FREE,
+    DUPLICATE_SHARES,
     FROZEN(lambda: HypervolumeGradient(share=0.0)),
 )
 

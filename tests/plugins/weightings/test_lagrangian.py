@@ -684,7 +684,8 @@ test_pid = claims(
     lambda: Lagrangian(
         primary="a", multiplier="projected", proportional=2.0, derivative=3.0, window=20, delay=1
     ),
-    *(FINITE, LEAVES_NAN_ALONE, RESUMES, SIMPLEX),
+    SIMPLEX,
+    *CLAIMED,
 )
 # At rate 0 it is `fixed` at the initial multipliers: here those of the preference .5, .3, .2.
 test_frozen = claims(

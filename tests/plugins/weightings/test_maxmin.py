@@ -9,6 +9,7 @@ import torch
 from weighting_properties import (
     DUPLICATE_SHARES,
     FINITE,
+    FROZEN,
     LEAVES_NAN_ALONE,
     ONE_OBJECTIVE,
     PERMUTES,
@@ -35,6 +36,12 @@ test_properties = claims(
     LEAVES_NAN_ALONE,
     DUPLICATE_SHARES,
     WORST_FIRST,
+    FROZEN(lambda: Maxmin(temperature=1e30), uniform=True).without(
+        "one objective missing",
+        "one objective left",
+        "nothing applies",
+        because="an objective that was never seen has no weight",
+    ),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from weighting_properties import (
+    DUPLICATE_SHARES,
     FINITE,
     FROZEN,
     LEAVES_NAN_ALONE,
@@ -21,11 +22,19 @@ from moalign.errors import NonFiniteError, OptionError
 from moalign.testing.steps import make_objectives, make_step
 from moalign_plugins.weightings.meta_gradient import MetaGradient
 
-COMMON = (FINITE, SIMPLEX, PERMUTES, RESUMES, ONE_OBJECTIVE, SCALE_FREE, SHIFT_FREE)
-
-test_properties = claims(
-    MetaGradient, *COMMON, LEAVES_NAN_ALONE, FROZEN(lambda: MetaGradient(rate=0.0))
+COMMON = (
+    FINITE,
+    SIMPLEX,
+    PERMUTES,
+    RESUMES,
+    ONE_OBJECTIVE,
+    SCALE_FREE,
+    SHIFT_FREE,
+    LEAVES_NAN_ALONE,
+    DUPLICATE_SHARES,
 )
+
+test_properties = claims(MetaGradient, *COMMON, FROZEN(lambda: MetaGradient(rate=0.0)))
 test_properties_of_self = claims(lambda: MetaGradient(probe="self", every=2), *COMMON)
 
 

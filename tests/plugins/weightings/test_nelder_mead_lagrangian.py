@@ -7,7 +7,15 @@ import json
 
 import pytest
 import torch
-from weighting_properties import FINITE, LEAVES_NAN_ALONE, PERMUTES, RESUMES, SIMPLEX, claims
+from weighting_properties import (
+    FINITE,
+    LEAVES_NAN_ALONE,
+    ONE_OBJECTIVE,
+    PERMUTES,
+    RESUMES,
+    SIMPLEX,
+    claims,
+)
 
 from moalign.errors import DataError, OptionError
 from moalign.testing.steps import make_batch, make_evaluation, make_objectives, make_step
@@ -286,5 +294,6 @@ def test_a_score_that_nothing_measures_is_found_at_the_first_step():
 # The claims' trials have 40 steps: a theta for each. Its targets, like those of `equal`, are in raw
 # units, and what counts as close is relative to them, so it claims nothing of scales.
 test_properties = claims(
-    lambda: search(score="b", share=0.025), FINITE, LEAVES_NAN_ALONE, PERMUTES, RESUMES, SIMPLEX
+    lambda: search(score="b", share=0.025),
+    *(FINITE, LEAVES_NAN_ALONE, ONE_OBJECTIVE, PERMUTES, RESUMES, SIMPLEX),
 )

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from weighting_properties import (
+    DUPLICATE_SHARES,
     FINITE,
     LEAVES_NAN_ALONE,
     NO_COMMON_DESCENT_LOST,
@@ -32,6 +33,7 @@ test_properties = claims(
     ONE_OBJECTIVE,
     SCALE_FREE,
     LEAVES_NAN_ALONE,
+    DUPLICATE_SHARES,
 )
 test_properties_of_single_steps = claims(
     lambda: ParetoDirection(smoothing=0.0), NO_COMMON_DESCENT_LOST

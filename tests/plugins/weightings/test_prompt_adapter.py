@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from preferences import context, families, never, prepared
-from weighting_properties import FINITE, ONE_OBJECTIVE, PERMUTES, RESUMES, SIMPLEX, claims
+from weighting_properties import FINITE, FROZEN, ONE_OBJECTIVE, PERMUTES, RESUMES, SIMPLEX, claims
 
 from moalign.errors import ContractError, DataError, OptionError
 from moalign.maths.combine import combine
@@ -357,7 +357,11 @@ def grown(**options):
     return build
 
 
-test_properties = claims(grown(), FINITE, SIMPLEX, PERMUTES, ONE_OBJECTIVE, RESUMES)
+test_properties = claims(
+    grown(),
+    *(FINITE, SIMPLEX, PERMUTES, ONE_OBJECTIVE, RESUMES),
+    FROZEN(grown(temperature=1e9), uniform=True),
+)
 test_properties_of_text = claims(
     grown(encoder="text", hidden=4, floor=0.2), FINITE, SIMPLEX, PERMUTES, ONE_OBJECTIVE, RESUMES
 )

@@ -13,6 +13,7 @@ from scipy.optimize import nnls
 from weighting_properties import FROZEN, GRID, SITUATIONS, Property, _worlds
 
 from moalign import DataError, ResponseScores, Weighting, Weights
+from moalign.weightings.gram import finite_gram
 
 PROPERTIES = {p.name: p for p in vars(weighting_properties).values() if isinstance(p, Property)}
 
@@ -53,7 +54,7 @@ class MinNorm(Weighting):
 
     def weigh(self, step):
         factors_K = step.preference_K.double() * len(step.objectives)
-        gram = step.gram() * factors_K[:, None] * factors_K
+        gram = finite_gram(step) * factors_K[:, None] * factors_K
         largest = gram.diagonal().max()
         values_K, vectors_KK = torch.linalg.eigh(gram / largest if largest > 0 else gram)
         roots_KK = vectors_KK * values_K.clamp(min=0).sqrt()
@@ -113,6 +114,10 @@ class Forgets(Worst):
         assert not state
 
 
+def adds_gram(values, step):
+    return values + 0 * step.gram().sum().clamp(max=1.0).float()
+
+
 def sums_gram(values, step):
     return (values * (1 + step.gram().diagonal().float())).div(2)
 
@@ -141,6 +146,7 @@ CASES: dict[str, list[tuple[Callable[[], Weighting], Callable[[], Weighting], st
             changed(Plain, lambda g, s, _: replace(g, gain=s.scores_PGK.nan_to_num().amax().exp())),
             "huge scores",
         ),
+        (MinNorm, changed(Worst, with_values(adds_gram)), "one gradient NaN, found"),
     ],
     "SIMPLEX": [
         (Worst, changed(Worst, with_values(lambda v, _: v * 1.001)), "ordinary, found"),
@@ -222,8 +228,12 @@ def test_a_good_weighting_has_it_and_a_mutant_lacks_it(claim, good, mutant, word
 
 def test_the_frozen_limit_is_that_of_what_it_is_given():
     FROZEN(lambda: Worst(0.0)).holds_for(Worst)
-    with pytest.raises(AssertionError, match="at rate 0"):
+    with pytest.raises(AssertionError, match="at its limit"):
         FROZEN(Worst).holds_for(Worst)
+    equal = changed(Plain, with_values(lambda v, _: torch.ones_like(v) / len(v)))
+    FROZEN(equal, uniform=True).holds_for(Worst)
+    with pytest.raises(AssertionError, match=r"at its limit, found .* instead of \[0.333333, 0.33"):
+        FROZEN(Plain, uniform=True).holds_for(Worst)
     with pytest.raises(AssertionError, match=r"found the gain \[2\] instead of \[1\]"):
         FROZEN(changed(Plain, lambda g, _s, _: replace(g, gain=2.0))).holds_for(Worst)
 

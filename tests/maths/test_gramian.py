@@ -103,6 +103,7 @@ everyone = pytest.mark.parametrize("method", METHODS)
         (lambda gram: cagrad(gram, 0.5), (0.7041, 0.5), 1e-4),
         (imtl_g, (0.5923, 0.4077), 1e-4),
         (aligned_mtl, (0.5591, 0.4083), 1e-4),
+        (nash, (0.5915, 0.4071), 1e-4),  # their FairGrad with alpha 1
     ],
 )
 def test_torchjd_values(method, expected, atol):

@@ -69,6 +69,8 @@ class Comparison:
         out = Path("runs") / "benchmarks" / self.name
         parser.add_argument("--out", type=Path, default=out, help="where cells lie")
         parser.add_argument("--results", type=Path, default=table.RESULTS, help="for reports")
+        named = "of the report; default: the mode, the test beds, or part"
+        parser.add_argument("--name", help=named)
         part = parser.add_argument_group("a part of the comparison, or another one")
         part.add_argument("--bed", action="append", choices=list(self.beds), help="may be repeated")
         part.add_argument("--only", action="append", metavar="ENTRY", help="may be repeated")
@@ -85,7 +87,9 @@ class Comparison:
             beds=tuple(args.bed) if args.bed else mode.beds,
             seeds=tuple(args.seeds) if args.seeds else mode.seeds,
         )
-        if args.only or args.seeds or args.set:
+        if args.name:
+            name = args.name
+        elif args.only or args.seeds or args.set:
             name = "part"
         else:
             name = "-".join(args.bed) if args.bed else mode.name
@@ -115,6 +119,7 @@ class Comparison:
         if args.report:
             documents = [results.read(file) for file in args.report]
             found = results.merged(documents, self.modes["full"].beds)
+            found = replace(found, mode=args.name or found.mode)
             print(self.publish(found, args.results))
             return 0
         whole, name = self.planned(args)

@@ -373,8 +373,9 @@ def merged(documents: Sequence[Results], beds: Sequence[str] = ()) -> Results:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise StudyError(f"the test bed {twice[0]} is in two of the documents; give one of them")
+    whole = set(names) == set(beds) and "part" not in {document.mode for document in documents}
     return Results(
-        mode="full" if set(names) == set(beds) else "-".join(names),
+        mode="full" if whole else "-".join(names),
         facts=table.joined([document.facts for document in documents]),
         arenas=[arena for document in documents for arena in document.arenas],
         trained=[cell for document in documents for cell in document.trained],

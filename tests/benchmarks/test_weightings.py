@@ -750,6 +750,16 @@ def test_weights_are_kept_by_family(tmp_path: Path) -> None:
     assert sum(by_entry[SHUFFLED]["accuracy"]) == pytest.approx(1, abs=1e-5)
 
 
+def test_a_report_may_be_given_a_name(tmp_path: Path) -> None:
+    document = tmp_path / "found.json"
+    document.write_text(results.to_text(synthetic()))
+    given = ["--report", str(document), "--results", str(tmp_path), "--name", "mine"]
+    assert COMPARISON.main(given) == 0
+    assert list(tmp_path.glob("*-weightings-mine.md"))
+    args = COMPARISON.arguments(["--quick", "--seeds", "0", "--name", "mine"])
+    assert COMPARISON.planned(args)[1] == "mine"
+
+
 def test_documents_of_several_beds_become_one() -> None:
     found = synthetic()
     other = replace(
@@ -762,5 +772,9 @@ def test_documents_of_several_beds_become_one() -> None:
     assert [arena.name for arena in both.arenas] == ["arithmetic", "elsewhere"]
     assert (both.missing, both.date, both.mode) == (2, "2026-02-02", "arithmetic-elsewhere")
     assert len(both.trained) == 2 * len(found.trained)
+    beds = ("arithmetic", "elsewhere")
+    assert results.merged([replace(found, mode="arithmetic"), other], beds).mode == "full"
+    parts = [replace(found, mode="part"), replace(other, mode="part")]
+    assert results.merged(parts, beds).mode == "arithmetic-elsewhere", "parts are not the whole"
     with pytest.raises(StudyError, match="is in two of the documents"):
         results.merged([found, found])

@@ -773,7 +773,8 @@ def test_documents_of_several_beds_become_one() -> None:
     assert (both.missing, both.date, both.mode) == (2, "2026-02-02", "arithmetic-elsewhere")
     assert len(both.trained) == 2 * len(found.trained)
     beds = ("arithmetic", "elsewhere")
-    assert results.merged([replace(found, mode="arithmetic"), other], beds).mode == "full"
+    wholes = [replace(found, mode="arithmetic"), replace(other, mode="elsewhere")]
+    assert results.merged(wholes, beds).mode == "full"
     parts = [replace(found, mode="part"), replace(other, mode="part")]
     assert results.merged(parts, beds).mode == "arithmetic-elsewhere", "parts are not the whole"
     with pytest.raises(StudyError, match="is in two of the documents"):

@@ -20,13 +20,21 @@ from quick import Pairs, archive, quick_run, quick_study
 
 from moalign import RecordError, StudyError, hookimpl
 from moalign.components import Strategy
+from moalign.plugins import Entry
 from moalign.reporting.report import write_report
 from moalign.search import events
 from moalign.search.archive import Run
+from moalign.search.driver import Result
 from moalign.search.folders import RunFolder
 from moalign.search.record import read
+from moalign.study.loading import load
 from moalign.types import BASE, Proposal, Start
 from moalign_plugins.executors.processes import Processes
+from moalign_plugins.strategies.botorch import BoTorch
+from moalign_plugins.strategies.cmorl import ConstrainedExtension
+from moalign_plugins.strategies.nsga2 import Nsga2
+from moalign_plugins.strategies.nsga3 import Nsga3
+from moalign_plugins.weightings.lagrangian import Lagrangian
 
 SUPPORT = Path(__file__).parent.parent / "support"
 MOMENTS = 12
@@ -360,7 +368,29 @@ def with_values(change: Callable[[list[float]], list[float]]) -> Callable[..., N
     return segment
 
 
-STRATEGIES = ("random", "gp", "tpe", "grid")
+STRATEGIES = {
+    "random": 14,
+    "gp": 14,
+    "tpe": 14,
+    "grid": 14,
+    "{nsga2: {population: 4}}": 14,
+    "{nsga3: {population: 4}}": 14,
+    "{continuation: {strategy: random, steps: 3, after: 3}}": 14,
+    "{soups: {strategy: random, every: 3}}": 14,
+    "cmorl": 14,
+    "{botorch: {startup: 4}}": 7,
+}
+"""Trials by strategy; some seconds of a CPU in all."""
+
+
+def asked(folder: Path, strategy: str, *changes: str, **options: Any) -> Result:
+    """Run the quick study with any strategy, and write its report."""
+    catalogue = quick.quick_catalogue()
+    for kind in (BoTorch, ConstrainedExtension, Lagrangian, Nsga2, Nsga3):
+        catalogue.add(Entry(kind, "here"))
+    given = (f"search.strategy={strategy}", f"search.trials={STRATEGIES[strategy]}", *changes)
+    study = load(quick.TEXT, "quick.yaml", catalogue, given)
+    return quick_run(folder, study=study, report=lambda run: write_report(run, {}), **options)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -373,15 +403,10 @@ def test_an_objective_that_is_constant_stops_nothing(
             row[2]
         ]
 
-    given = (f"search.strategy={strategy}", "search.trials=14", "search.rungs=[2]")
-    found = quick_run(
-        tmp_path / "mine",
-        *given,
-        segment=with_values(change),
-        report=lambda run: write_report(run, {}),
-    )
+    values = with_values(change)
+    found = asked(tmp_path / "mine", strategy, "search.rungs=[2]", segment=values)
     assert found.outcome == "finished"
-    assert len(found.run.trials) == 14
+    assert len(found.run.trials) == STRATEGIES[strategy]
     assert {t.outcome for t in found.run.trials.values()} <= {"finished", "stopped"}
     assert len(found.run.front()) == 1
     assert "0.500 ± 0.000" in found.files["report"].read_text()
@@ -389,10 +414,12 @@ def test_an_objective_that_is_constant_stops_nothing(
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_when_no_trial_is_feasible_there_are_a_front_and_a_sentence(tmp_path: Path, strategy: str):
-    given = (f"search.strategy={strategy}", "search.trials=14", "objectives.b.at_least=0.99")
-    found = quick_run(tmp_path / "mine", *given, report=lambda run: write_report(run, {}))
+    found = asked(tmp_path / "mine", strategy, "objectives.b.at_least=0.99")
     assert found.outcome == "finished"
+    assert {t.outcome for t in found.run.trials.values()} <= {"finished", "stopped"}
     assert len(found.run.front()) > 1
+    elsewhere = [t for t in found.run.trials.values() if not t.proposal.start.scratch]
+    assert bool(elsewhere) == any(n in strategy for n in ("cmorl", "continuation", "soups"))
     assert {(BASE, 0), *((o.trial, o.step) for o in found.run.front())} == set(found.run.tests)
     sentence = "(b at least 0.99); no point meets it, so picks leave it aside"
     assert sentence in found.files["report"].read_text()

@@ -348,8 +348,8 @@ def _means(task, began=None):
 
     One that goes on nears what it would have come to from scratch by a fifth of the way a step.
     """
-    weighting = task.study["weighting"]["quick"]
-    preference = weighting["preference"] or {"a": 0.5, "b": 0.5}
+    weighting = task.study["weighting"].get("quick", {})  # a strategy may set another one
+    preference = weighting.get("preference") or {"a": 0.5, "b": 0.5}
     rate = task.study["training"]["learning_rate"]
     whole = 1 - abs(math.log(rate / 3e-4)) / 4
     skill = whole * (1 + task.until) / (1 + task.total)

@@ -115,9 +115,11 @@ def test_thresholds_move_the_best_point():
     assert float(at[held, 0]) > float(at[free, 0])
 
 
-def scalarised(model: Regression, rows: torch.Tensor, seed: int, at: torch.Tensor) -> torch.Tensor:
+def scalarised(
+    model: Regression, rows: torch.Tensor, seed: int, at: torch.Tensor, constraints=()
+) -> torch.Tensor:
     function, kept = scalarised_improvement(
-        model.model, rows, constraints=[], pending=None, samples=32, seed=seed
+        model.model, rows, constraints=constraints, pending=None, samples=32, seed=seed
     )
     assert kept.shape[1:] == rows.shape[1:]
     with torch.no_grad():
@@ -137,3 +139,51 @@ def test_a_constant_objective_can_be_scalarised(axes: int):
     values = [[0.5, *row[1:]][:axes] for row in rows.tolist()]
     model = fit(rows.tolist(), [1.0] * 6, values, [[0.01] * axes] * 6)
     assert scalarised(model, rows, 0, candidates(5)).isfinite().all()
+
+
+def line(axes: int) -> tuple[Regression, torch.Tensor, torch.Tensor]:
+    """Return a model of objectives of which the first falls where the others rise."""
+    rows = torch.stack([torch.linspace(0.2, 1, 5), torch.linspace(0.8, 0, 5)], dim=-1).double()
+    values = [[1 - row[0], *[row[0]] * (axes - 1)] for row in rows.tolist()]
+    model = fit(rows.tolist(), [1.0] * 5, values, [[0.01] * axes] * 5)
+    at = torch.stack([torch.linspace(0, 1, 21), torch.linspace(1, 0, 21)], dim=-1).double()
+    return model, rows, at
+
+
+def at_least(model: Regression, axes: int, axis: int, value: float):
+    least = float(model.scaled(torch.full((axes,), value).double())[axis])
+    return lambda samples: least - samples[..., axis]
+
+
+@pytest.mark.parametrize(("axes", "axis"), [(1, 0), (5, 0), (5, 4)])
+def test_a_threshold_keeps_a_scalarised_improvement_where_it_is_met(axes: int, axis: int):
+    """Some of what is known meets it; without it, five objectives would draw the search away."""
+    model, rows, at = line(axes)
+    x = at[:, 0]
+    met, missed, value = (x < 0.31, x > 0.39, 0.7) if axis == 0 else (x > 0.59, x < 0.51, 0.6)
+    for seed in range(2):
+        held = scalarised(model, rows, seed, at, [at_least(model, axes, axis, value)])
+        assert held.isfinite().all()
+        assert float(held[met].max()) > float(held[missed].max()) + 2
+    if axes > 1:
+        assert not bool(met[scalarised(model, rows, 0, at).argmax()])
+
+
+@pytest.mark.parametrize("axes", [1, 5])
+def test_while_nothing_meets_a_threshold_a_scalarised_improvement_leads_there(axes: int):
+    """Nothing known has the first objective at .9, so x below .1; there is a slope to follow."""
+    model, rows, at = line(axes)
+    function, _ = scalarised_improvement(
+        model.model,
+        rows,
+        constraints=[at_least(model, axes, 0, 0.9)],
+        pending=None,
+        samples=32,
+        seed=0,
+    )
+    points = at.unsqueeze(-2).requires_grad_()
+    values = function(points)
+    (slope,) = torch.autograd.grad(values.sum(), points)
+    assert values.isfinite().all()
+    assert float(slope.abs().amax(-1).min()) > 0
+    assert float(at[values.argmax(), 0]) < 0.15

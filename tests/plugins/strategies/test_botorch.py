@@ -325,6 +325,35 @@ def test_any_number_of_objectives(axes: int):
         assert first.params["w"]["a"] > max(o.params["w"]["a"] for o in observations)
 
 
+@pytest.mark.parametrize(
+    ("axes", "used"), [(1, "scalarised"), (2, "hypervolume"), (4, "hypervolume"), (5, "scalarised")]
+)
+def test_hypervolume_up_to_four_objectives_and_a_chebyshev_value_beyond(axes, used, monkeypatch):
+    asked = []
+
+    class Enough(Exception):
+        pass
+
+    def noted(name):
+        def function(*given, **options):
+            asked.append((name, len(options["constraints"])))
+            raise Enough
+
+        return function
+
+    for name in ("hypervolume", "scalarised"):
+        monkeypatch.setattr(module, f"{name}_improvement", noted(name))
+    objectives = tuple(Objective(name, (0.0, 1.0)) for name in "abcde"[:axes])
+    values = [tuple(0.1 * (trial + k) for k in range(axes)) for trial in range(3)]
+    history = replace(
+        changed(known(3), lambda o: replace(o, values_K=values[o.trial], stderr_K=(0.01,) * axes)),
+        objectives=(replace(objectives[0], at_least=0.2), *objectives[1:]),
+    )
+    with pytest.raises(Enough):
+        only(history)
+    assert asked == [(used, 1)]
+
+
 def test_every_kind_of_dimension():
     space = {
         "w": Simplex(("a", "b", "c")),

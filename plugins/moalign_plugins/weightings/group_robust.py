@@ -147,7 +147,7 @@ class GroupRobust(Weighting):
     def _move(self, losses: Mapping[str, float], names: Sequence[str]) -> None:
         """Move the weights of those that have a loss, and keep the sum of these weights."""
         if self.absent == "decay":
-            losses = dict.fromkeys(names, 0.0) | losses
+            losses = {**dict.fromkeys(names, 0.0), **losses}
         before = {n: self._log_weights[n] for n in losses if n in self._log_weights}
         if len(before) < 2:
             return

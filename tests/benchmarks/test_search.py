@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from botorch.acquisition.multi_objective import logei
 from torch.quasirandom import SobolEngine
 
 from benchmarks.comparison.measures import Difference
@@ -267,7 +268,12 @@ def test_baselines_are_a_function_of_the_seed(name: str) -> None:
     assert told[:4] == [1, 2, 3, 4]
 
 
-def test_the_loop_of_botorch_begins_with_sobol_points_and_then_models() -> None:
+def test_the_loop_of_botorch_begins_with_sobol_points_and_then_models(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Else it builds a kernel for half a minute, if there is a compiler.
+    monkeypatch.setattr(logei, "_C", None)
+    monkeypatch.setattr(logei, "_load_attempted", True)
     problem = Curves()
     found = BASELINES["BoTorch qLogNEHVI"](problem, 7, 0, lambda _: None)
     assert np.shape(found.values_NK) == (7, 2)

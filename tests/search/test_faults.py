@@ -37,7 +37,7 @@ from moalign_plugins.strategies.nsga3 import Nsga3
 from moalign_plugins.weightings.lagrangian import Lagrangian
 
 SUPPORT = Path(__file__).parent.parent / "support"
-MOMENTS = 12
+MOMENTS = 8
 HANG = json.dumps([{"trial": 2, "step": 3, "kind": "hang"}])
 
 DRIVER = """

@@ -268,6 +268,8 @@ class Ground(ABC):
         asked = [RULE, self.every, self.study.data, self.values(cell), self.trial(cell), budget]
         if before is not None and before != Cost():
             asked.append(before.to_json())
+        if self.study.catalogue.files:  # the task may be one of theirs
+            asked.append([file.sha256 for file in self.study.catalogue.files])
         text = json.dumps([asked, self.entry(cell.entry).digest], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -103,6 +103,7 @@ def family_numbers(
             )
         own["mean"] = sum(own.values()) / len(own)
         own["number"] = float(cell.number)
+        own["tokens"] = float(sum(cell.tokens))
         both.append(own)
     return both[0], both[1]
 

@@ -108,6 +108,7 @@ class Bed:
             preferences.
         unasked: weightings whose preference is left at its default, so run as if they had none.
         variants: weightings once more, in other settings.
+        share: how often the budget may be spent; what is far above 1 leaves it to the steps.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Bed:
     replicates: int | None = None
     unasked: tuple[str, ...] = ()
     variants: tuple[Variant, ...] = VARIANTS
+    share: float = 1.0
 
 
 # Of the two thresholds of a bed, base policies meet one (conciseness .66, fluency .68) and not the
@@ -134,10 +136,12 @@ BEDS: Final[Mapping[str, Bed]] = {
             files=(HERE / "two_families.py",),
             only=(FIXED, "family-weights", "prompt-adapter", MEAN),
             # A dense set, so that the best single weighting is none by chance.
-            further=({"accuracy": 0.7, "brevity": 0.3}, {"accuracy": 0.9, "brevity": 0.1}),
+            further=({"accuracy": 0.55, "brevity": 0.45}, {"accuracy": 0.7, "brevity": 0.3}),
             replicates=1,
             unasked=("prompt-adapter", MEAN),
             variants=(Variant("prompt-adapter", SHUFFLED, {"control": "shuffled"}),),
+            # At equal weights completions are short; at equal tokens right ones had few steps.
+            share=4.0,
         ),
     )
 }
@@ -239,6 +243,7 @@ def entries(
                 preference=preference,
                 numbers=repeated if preference is None else asked,
                 digest=digest(cls, "moalign.weightings"),
+                share=bed.share,
             )
         )
     known = {entry.label: entry for entry in found}

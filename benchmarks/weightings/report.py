@@ -64,7 +64,8 @@ def write(results: Results, pictures: Mapping[str, str]) -> str:
         if arena not in usual:
             parts += _families(results, arena, pictures.get(arena.name))
     parts += words.not_run(results, "weighting")
-    return table.page("Weightings, compared at equal tokens", parts, results.facts)
+    equal = "tokens" if usual else "steps"
+    return table.page(f"Weightings, compared at equal {equal}", parts, results.facts)
 
 
 # --- what was done -----------------------------------------------------------------------------
@@ -74,9 +75,9 @@ def _introduction(results: Results) -> list[str]:
     usual = [arena for arena in results.arenas if arena.name != FAMILIES]
     if not usual:
         return [
-            "At each seed the same base policy, the same prompts in the same order, and at most "
-            "the tokens that `fixed` spends at equal weights in all its steps: generated, passed "
-            "forward and passed backward. What an adapter learns before training is not charged. "
+            "At each seed the same base policy, the same prompts in the same order, and the same "
+            "number of steps, whatever their tokens: generated, passed forward and passed "
+            "backward. What an adapter learns before training is not charged. "
             f"{INTERVALS}.",
             *words.unfinished(results),
         ]
@@ -250,12 +251,15 @@ def _families(results: Results, arena: Arena, picture: str | None) -> list[str]:
             "/".join(map(share, found[family])) if family in found else "" for family in WANTS
         ]
         named = f"best single {FIXED}" if label == FIXED else label
-        rows.append([named, *(f"{v.value:.3f} {d}".strip() for v, d in pairs), *weights])
+        spent = f"{measures.over_seeds(numbers, label, 'tokens').value:,.0f}"
+        rows.append([named, *(f"{v.value:.3f} {d}".strip() for v, d in pairs), *weights, spent])
     names = "/".join(arena.objectives)
-    header = ["weighting", *measured, *(f"weights {names} for `{family}`" for family in WANTS)]
+    weighed = [f"weights {names} for `{family}`" for family in WANTS]
+    header = ["weighting", *measured, *weighed, "tokens"]
     parts = [
         "## Two families of prompts",
-        f"The prompts are sums of two numbers. Half want one thing, half another: {wants}. "
+        f"Half of the prompts are sums of two numbers, half of four, and they want different "
+        f"things: {wants}. "
         f"The **best single {FIXED}** is one weighting for both families: the one with the highest "
         f"mean over them on validation. It was {_best(arena, numbers)}; tried were "
         f"{_tried(arena)}. `family-weights` is told the families, so it shows what weights "

@@ -1,10 +1,10 @@
 """A plugin file: the arithmetic task with two families of prompts that want different things.
 
-Every prompt is a sum of two numbers. ``17+48`` wants a right answer, however long, ``17+48=`` a
-short one, right or wrong. Steps make an answer sure, so the two pull apart on every prompt, and a
-bare right answer lies between. Which family a prompt belongs to also stands in its field
-``family``, which no weighting but ``family-weights`` reads. People's preferences, ``pairs``, say
-it too: from those a weighting per prompt can learn it.
+Sums of four numbers want a right answer, however long; sums of two a short one, right or wrong. One
+weighting for both must choose: a long sum is right if its steps are shown, and what makes short
+sums short takes the steps away. Which family a prompt belongs to also stands in its field
+``family``, which no weighting but ``family-weights`` reads. People's preferences, ``pairs``, say it
+too: from those a weighting per prompt can learn it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from moalign import Demonstration, Pair, Prompt, Split, Task, Weighting, Weights, hookimpl
+from moalign import Pair, Prompt, Split, Task, Weighting, Weights, hookimpl
 from moalign_plugins.tasks.arithmetic import Arithmetic, _mistaken, _prose, _steps, _terse
 from moalign_plugins.weightings.prompt_adapter import PromptAdapter
 
@@ -29,19 +29,19 @@ WANTS: Final[Mapping[str, Mapping[str, float]]] = {
 }
 """Each family's own objective, as weights: the utility it is judged by."""
 
-ENDS: Final[Mapping[str, str]] = {"accuracy": "", "brevity": "="}
-"""What the prompts of each family end in."""
+FAMILIES: Final[Mapping[int, str]] = {2: "brevity", 4: "accuracy"}
+"""Operands of a sum, and the family that it belongs to; sums of three are left out."""
 
 PAIRS: Final = 600
 
 
 class TwoFamilies(Arithmetic):
-    """Sums of two numbers; half of them want a right answer, half a short one.
+    """Sums of two and of four numbers; the former want a short answer, the latter a right one.
 
-    The prompts are those of ``arithmetic`` with two numbers, so half belong to each family.
-    Demonstrations, and with them the base policy, are those of ``arithmetic``, half with each end;
-    they answer both ends alike. The completions of a pair differ in both: one is right and shows
-    its steps, the other is a number alone, and wrong. Each family prefers what it wants.
+    The prompts are those of ``arithmetic`` without sums of three, so half belong to each family;
+    the demonstrations, and with them the base policy, are all of ``arithmetic``. The completions of
+    a pair differ in both: one is right and shows its steps, the other is a number alone, and wrong.
+    Each family prefers what it wants.
 
     Source: ours, after the miniature experiment that the prompt-aware weights of arXiv 2511.10656
     call for.
@@ -50,29 +50,19 @@ class TwoFamilies(Arithmetic):
     name: ClassVar[str] = "two-families"
 
     def prompts(self) -> Sequence[Prompt]:
-        """Return the prompts of both families in turn, each with its family as a field."""
-        sums = [p for p in super().prompts() if len(p.fields["operands"]) == 2]
-        families = list(WANTS)
-        return [_of(families[n % len(families)], prompt) for n, prompt in enumerate(sums)]
-
-    def demonstrations(self, seed: int) -> Sequence[Demonstration]:
-        """Return those of ``arithmetic``, in turn with each family's end."""
-        ends = list(ENDS.values())
-        return [
-            replace(demonstration, prompt=demonstration.prompt + ends[n % len(ends)])
-            for n, demonstration in enumerate(super().demonstrations(seed))
-        ]
+        """Return the prompts of both families, each with its family as a field."""
+        found = []
+        for prompt in super().prompts():
+            family = FAMILIES.get(len(prompt.fields["operands"]))
+            if family is not None:
+                found.append(replace(prompt, fields={**prompt.fields, "family": family}))
+        return found
 
     def pairs(self, seed: int, split: Split = "train") -> Sequence[Pair]:
         """Return preferences on the prompts of a split, in an order that the seed chooses."""
         prompts = [prompt for prompt in self.prompts() if prompt.split == split]
         rng = Random(f"two families {seed}")
         return [_pair(prompt, rng) for prompt in rng.sample(prompts, min(PAIRS, len(prompts)))]
-
-
-def _of(family: str, prompt: Prompt) -> Prompt:
-    text = prompt.text + ENDS[family]
-    return replace(prompt, text=text, fields={**prompt.fields, "family": family})
 
 
 def _pair(prompt: Prompt, rng: Random) -> Pair:

@@ -30,7 +30,6 @@ from moalign.errors import NonFiniteError, StudyError
 from moalign.types import Cost, SegmentTask
 from moalign_plugins.executors.local import Local
 from moalign_plugins.rewards.exact_answer import FINAL
-from moalign_plugins.tasks.arithmetic import Arithmetic
 
 NAMES = ["accuracy", "conciseness", "clarity"]
 FEW = ("lagrangian", "maxmin")
@@ -539,24 +538,12 @@ def test_outline_of_points() -> None:
 
 
 def test_half_of_the_prompts_belong_to_each_family() -> None:
-    task = two_families.TwoFamilies(train=60, held_out=60)
-    prompts = task.prompts()
+    prompts = two_families.TwoFamilies(train=60, held_out=60).prompts()
     for split in ("train", "validation", "test"):
         found = [p.fields["family"] for p in prompts if p.split == split]
-        assert found.count("accuracy") == found.count("brevity") == 10
-    for prompt in prompts:
-        assert len(prompt.fields["operands"]) == 2
-        assert prompt.text.endswith("=") == (prompt.fields["family"] == "brevity")
-
-
-def test_demonstrations_answer_both_families_alike() -> None:
-    found = two_families.TwoFamilies(demonstrations=600).demonstrations(0)
-    plain = Arithmetic(demonstrations=600).demonstrations(0)
-    assert [d.completion for d in found] == [d.completion for d in plain]
-    assert [d.prompt.removesuffix("=") for d in found] == [d.prompt for d in plain]
-    for length in (2, 3, 4):
-        ends = [d.prompt.endswith("=") for d in found if d.prompt.count("+") == length - 1]
-        assert sum(ends) == 100 == len(ends) // 2
+        assert found.count("accuracy") == found.count("brevity") == 20
+    lengths = {(p.fields["family"], len(p.fields["operands"])) for p in prompts}
+    assert lengths == {("brevity", 2), ("accuracy", 4)}
 
 
 def test_pairs_say_what_a_family_wants() -> None:
@@ -587,10 +574,22 @@ def test_what_is_compared_on_two_families(of_families: plan.Ground) -> None:
     assert of_families.entry("family-weights").numbers == (0,)
     assert of_families.entry(FIXED).numbers == (0, 1, 2, 3, 4, 5)
     given = {round(p["accuracy"], 6) for p in of_families.preferences}
-    assert given == {0.4, 0.5, 0.6, 0.7, 0.8, 0.9}
+    assert given == {0.4, 0.5, 0.55, 0.6, 0.7, 0.8}
+    assert {entry.share for entry in of_families.entries if entry.label != BASE} == {4.0}
     for label in (MEAN, SHUFFLED):
         study = of_families.study_of(Cell("two-families", 0, label, 0))
         assert [o.name for o in study.train_objectives] == list(two_families.WANTS)
+
+
+def test_a_changed_task_is_another_cell(
+    of_families: plan.Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bed, cell = BEDS["two-families"], Cell("two-families", 0, FIXED, 0)
+    changed = tmp_path / "two_families.py"
+    changed.write_text(bed.files[0].read_text() + "\n# changed\n")
+    monkeypatch.setitem(BEDS, bed.name, replace(bed, files=(changed,)))  # type: ignore[arg-type]
+    other = plan.build(replace(MODES["full"], beds=(bed.name,), seeds=(0,))).grounds[bed.name]
+    assert other.key(cell, 9) != of_families.key(cell, 9)
 
 
 def test_the_mean_of_what_is_learnt_is_the_same_for_all_prompts() -> None:
@@ -657,7 +656,7 @@ def test_families_are_judged_by_their_own_objective() -> None:
     found = on_families(1)
     numbers = families.family_utilities(found, found.arenas[0], two_families.WANTS)
     best = {"accuracy": 0.8, "brevity": 0.7, "mean": 0.75, "number": 1.0}
-    best |= {"accuracy over the mean": 0.05, "brevity over the mean": -0.05}
+    best |= {"accuracy over the mean": 0.05, "brevity over the mean": -0.05, "tokens": 1000.0}
     assert numbers[FIXED, 0] == pytest.approx(best)
     assert numbers[families.EQUAL, 0]["brevity"] == pytest.approx(0.9)
     adapter = numbers["prompt-adapter", 0]
@@ -673,7 +672,7 @@ def test_the_page_of_two_families_names_its_rival_and_its_controls(tmp_path: Pat
     text = publish(on_families(), tmp_path).read_text()
     assert "It was accuracy .70, brevity .30 (seed 0, 1, 2); tried were equal weights" in text
     assert "| best single fixed | 0.810 | 0.700 | 0.755 |" in text
-    assert "| .98/.02 | .04/.96 |" in text
+    assert "| .98/.02 | .04/.96 | 1,000 |" in text
     assert text.count("**seen**") == 2 * 4  # each claim on each family
     assert "prompt-adapter, brevity: +0.200 [+0.200, +0.200], **seen**" in text
     assert "family-weights" not in text.partition("Claim:")[2]  # it was not run

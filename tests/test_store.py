@@ -64,6 +64,19 @@ def held(trial: int, step: int, *names: str) -> set[str]:
     return {f"mine/trials/{trial:04d}/step-{step:05d}/{name}" for name in names}
 
 
+def rewrite(mirror: Mirror, text: str) -> None:
+    """Write the checkpoint with the same text in every file."""
+    write(mirror, 3, 20, *CHECKPOINT)
+    for name in CHECKPOINT:
+        (RunFolder(mirror.path).checkpoint(3, 20) / name).write_text(text)
+
+
+def texts(mirror: Mirror) -> set[str]:
+    """Return what stands in the checkpoint's files."""
+    folder = RunFolder(mirror.path).checkpoint(3, 20)
+    return {(folder / name).read_text() for name in CHECKPOINT}
+
+
 def test_a_segment_finds_what_it_reads_and_the_driver_what_it_wrote(mirrors: list[Mirror]):
     driver, one, two = mirrors
     driver.offer(TASK)
@@ -175,13 +188,10 @@ def test_a_checkpoint_is_of_one_attempt(mirrors: list[Mirror], monkeypatch, died
         patch.setattr(Mirror, "_put", dying)
         with pytest.raises(RecordError, match="gone"):
             one.keep(TASK)
-    write(two, 3, 20, *CHECKPOINT)
-    for name in CHECKPOINT:
-        (RunFolder(two.path).checkpoint(3, 20) / name).write_text("of the second attempt")
+    rewrite(two, "of the second attempt")
     two.keep(TASK)
     driver.collect(TASK)
-    folder = RunFolder(driver.path).checkpoint(3, 20)
-    assert {(folder / name).read_text() for name in CHECKPOINT} == {"of the second attempt"}
+    assert texts(driver) == {"of the second attempt"}
 
 
 def test_what_the_run_makes_again_replaces_what_is_left_of_it(mirrors: list[Mirror], url: str):
@@ -194,13 +204,10 @@ def test_what_the_run_makes_again_replaces_what_is_left_of_it(mirrors: list[Mirr
     store.rm_file(f"{root}/mine-key/trials/0003/step-00020/policy.tar")
     two.fetch(TASK)
     assert files(two) == ARTIFACT, "or the segment would find its measurements, and do nothing"
-    write(two, 3, 20, *CHECKPOINT)
-    for name in CHECKPOINT:
-        (RunFolder(two.path).checkpoint(3, 20) / name).write_text("made again")
+    rewrite(two, "made again")
     two.keep(TASK)
     driver.collect(TASK)
-    folder = RunFolder(driver.path).checkpoint(3, 20)
-    assert {(folder / name).read_text() for name in CHECKPOINT} == {"made again"}
+    assert texts(driver) == {"made again"}
 
 
 def test_what_the_run_deletes_is_deleted_from_the_store(mirrors: list[Mirror], url: str):

@@ -30,7 +30,7 @@ entries.py         the strategies that are compared
 fronts.py          part: hypervolume against evaluations; fronts_report.py
 rungs.py           part: stopping trials or not; rungs_report.py
 policies.py        part: fronts of trained policies against training steps;
-                   policies_report.py
+                   policies_numbers.py, policies_report.py
 overhead.py        part: what the driver and its archive cost; overhead_report.py
 =================  ==============================================================
 """

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import importlib.util
 import inspect
+from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, Final
@@ -37,15 +38,19 @@ def strategies(catalogue: Catalogue) -> list[str]:
 def source(catalogue: Catalogue, name: str) -> str:
     """Return a hash of the files that a strategy is made of: its own, and what these import."""
     classes: dict[str, Any] = {entry.cls.name: entry.cls for entry in catalogue.entries("strategy")}
-    found: dict[Path, bytes] = {}
+    found: set[Path] = set()
     ahead = [Path(inspect.getfile(classes[name]))]
     while ahead:
         file = ahead.pop()
         if file not in found:
-            found[file] = file.read_bytes()
-            ahead += _imported(found[file])
-    text = b"".join(found[file] for file in sorted(found))
-    return hashlib.sha256(text).hexdigest()[:16]
+            found.add(file)
+            ahead += _imported(file.read_bytes())
+    return digest(sorted(found))
+
+
+def digest(files: Sequence[Path]) -> str:
+    """Return a hash of files."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def _imported(source: bytes) -> list[Path]:

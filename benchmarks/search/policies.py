@@ -19,7 +19,7 @@ from benchmarks.search import policies_report
 from benchmarks.search.cells import Cell
 from benchmarks.search.entries import source
 from benchmarks.search.part import Mode, Part, Planned, Room
-from benchmarks.search.policies_report import COLD, FULL, GRID, SMALL, WARM
+from benchmarks.search.policies_numbers import COLD, FULL, GRID, SMALL, WARM
 from moalign import hookimpl, pareto, plugins
 from moalign.components import Strategy
 from moalign.plugins import Catalogue

@@ -5,30 +5,19 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks import table
-from benchmarks.comparison.measures import Difference
 from benchmarks.comparison.picture import COLOURS, style
 from benchmarks.comparison.words import signed
 from benchmarks.search import goals as goal
+from benchmarks.search import policies_numbers as numbers
 from benchmarks.search.goals import Goal
 from benchmarks.search.part import Row, Rows, beds, entries
+from benchmarks.search.policies_numbers import COLD, FULL, GRID, SMALL, WARM
 from moalign import pareto
-
-Floats = NDArray[np.float64]
-
-GRID: Final = "grid"
-FULL: Final = "full method"
-COLD: Final = "gp"
-WARM: Final = "continuation"
-"""The same strategy with and without warm starts; the full method adds soups."""
-SMALL: Final = 200
-"""Training steps within which the full method is to reach what the grid has in the end."""
 
 MEASURES: Final[Mapping[str, str]] = {
     "utility": "expected utility",
@@ -56,29 +45,6 @@ FILLS: Final[Mapping[str, str]] = {
     "one seed": "At the one seed there is,",
 }
 """What is said of soups beside mixtures of the policies that were there before."""
-
-
-@dataclass(frozen=True)
-class Front:
-    """What a method has at some number of training steps.
-
-    Attributes:
-        trials: so far.
-        numbers: of the trials that the points come from.
-        steps: of training, all trials together.
-        generated: tokens, those of validation included.
-        validation_NK: means of the front's points, in units of the bounds.
-        test_NK: the same on test.
-        kinds: how many points were trained from scratch, continued, and mixed.
-    """
-
-    trials: int
-    numbers: Sequence[int]
-    steps: int
-    generated: int
-    validation_NK: Floats
-    test_NK: Floats
-    kinds: tuple[int, int, int]
 
 
 def section(rows: Rows, default: str, pictures: Mapping[str, str]) -> list[str]:
@@ -118,110 +84,8 @@ def goals(rows: Rows, default: str) -> list[Goal]:
     for bed in beds(rows):
         for measure in ("utility", "volume", "hull"):
             says = f"{MEASURES[measure]} on {bed}, {FULL} at {SMALL} steps minus {GRID} at the end"
-            found.append(Goal(says, _difference(rows, bed, FULL, SMALL, measure), 0.0, True))
+            found.append(Goal(says, numbers.difference(rows, bed, FULL, SMALL, measure), 0.0, True))
     return found
-
-
-# --- numbers -------------------------------------------------------------------------------------
-
-
-def fronts(row: Row) -> list[Front]:
-    """Return the fronts of a cell, by the number of trials."""
-    bounds = row.data["bounds"]
-
-    def normal(points: Sequence[Mapping[str, Any]], split: str) -> Floats:
-        return pareto.normalise([point[split] for point in points], bounds)
-
-    return [
-        Front(
-            trials=front["trials"],
-            numbers=[point["trial"] for point in front["points"]],
-            steps=front["steps"],
-            generated=front["generated"],
-            validation_NK=normal(front["points"], "validation"),
-            test_NK=normal(front["points"], "test"),
-            kinds=(
-                sum(not (p["soup"] or p["continued"]) for p in front["points"]),
-                sum(p["continued"] for p in front["points"]),
-                sum(p["soup"] for p in front["points"]),
-            ),
-        )
-        for front in row.data["fronts"]
-    ]
-
-
-def at(row: Row, steps: int | None) -> Front | None:
-    """Return the last front that took at most so many training steps; None asks for the end."""
-    found = [front for front in fronts(row) if steps is None or front.steps <= steps]
-    return found[-1] if found else None
-
-
-def within(row: Row, tokens: float) -> Front | None:
-    """Return the last front that took at most so many tokens."""
-    found = [front for front in fronts(row) if front.generated <= tokens]
-    return found[-1] if found else None
-
-
-def measures(row: Row, front: Front, points: int) -> dict[str, float]:
-    """Return the measures of a front, in units of the bounds.
-
-    Args:
-        row: gives reference and preferences.
-        front: of it.
-        points: how many count where equal numbers are compared.
-    """
-    reference, preferences_WK = row.data["reference"], np.array(row.data["preferences"])
-    utilities_W = (taken(row, front) * preferences_WK).sum(1)
-    few = most_volume(front.validation_NK, reference, points)
-    return {
-        "utility": float(utilities_W.mean()),
-        "volume": pareto.hypervolume(front.test_NK, reference),
-        "hull": pareto.hull_hypervolume(front.test_NK, reference),
-        "equal": pareto.hypervolume(front.test_NK[few], reference),
-    }
-
-
-def taken(row: Row, front: Front) -> Floats:
-    """Return on test the point that each preference takes, by validation, [W, K]."""
-    taken_W = (front.validation_NK @ np.array(row.data["preferences"]).T).argmax(0)
-    found: Floats = front.test_NK[taken_W]
-    return found
-
-
-def most_volume(values_NK: Floats, reference_K: Sequence[float], count: int) -> list[int]:
-    """Return the points that are taken one by one, each for the hypervolume it adds."""
-    taken: list[int] = []
-    for _ in range(min(count, len(values_NK))):
-        left = [n for n in range(len(values_NK)) if n not in taken]
-        volumes = [pareto.hypervolume(values_NK[[*taken, n]], reference_K) for n in left]
-        taken.append(left[int(np.argmax(volumes))])
-    return taken
-
-
-def _read(rows: Rows, bed: str, entry: str, steps: int | None, measure: str) -> dict[int, float]:
-    """Return a measure of a method at so many steps, by seed."""
-    found = {}
-    for row in rows:
-        if (row.bed, row.entry) == (bed, entry) and (front := at(row, steps)) is not None:
-            found[row.seed] = measures(row, front, _fewest(rows, bed, row.seed))[measure]
-    return found
-
-
-def _fewest(rows: Rows, bed: str, seed: int) -> int:
-    """Return the number of points of the smallest front that is compared at a seed."""
-    sizes = [
-        len(front.test_NK)
-        for row in rows
-        for steps in (SMALL, None)
-        if (row.bed, row.seed) == (bed, seed) and (front := at(row, steps)) is not None
-    ]
-    return min(sizes)
-
-
-def _difference(rows: Rows, bed: str, entry: str, steps: int | None, measure: str) -> Difference:
-    """Return a method at so many steps minus the grid at its end, paired by seed."""
-    mine = _read(rows, bed, entry, steps, measure)
-    return goal.paired(mine, _read(rows, bed, GRID, None, measure))
 
 
 # --- tables and picture --------------------------------------------------------------------------
@@ -237,7 +101,7 @@ def _methods(rows: Rows, bed: str) -> tuple[list[str], list[list[str]]]:
     lines = []
     for entry, steps in _stages(rows, bed):
         seen = [r for r in rows if (r.bed, r.entry) == (bed, entry)]
-        found = [front for r in seen if (front := at(r, steps)) is not None]
+        found = [front for r in seen if (front := numbers.at(r, steps)) is not None]
         if not found:
             continue
         lines.append(
@@ -247,7 +111,10 @@ def _methods(rows: Rows, bed: str) -> tuple[list[str], list[list[str]]]:
                 _mean([f.steps for f in found]),
                 f"{np.mean([f.generated for f in found]):,.0f}",
                 f"{_mean([len(f.test_NK) for f in found])} ({_mean([f.kinds[2] for f in found])})",
-                *(goal.plain(goal.mean(_read(rows, bed, entry, steps, m))) for m in MEASURES),
+                *(
+                    goal.plain(goal.mean(numbers.read(rows, bed, entry, steps, m)))
+                    for m in MEASURES
+                ),
             ]
         )
     return header, lines
@@ -256,7 +123,10 @@ def _methods(rows: Rows, bed: str) -> tuple[list[str], list[list[str]]]:
 def _differences(rows: Rows, bed: str) -> tuple[list[str], list[list[str]]]:
     header = [f"minus {GRID} at its end", *MEASURES.values()]
     lines = [
-        [_named(entry, steps), *(signed(_difference(rows, bed, entry, steps, m)) for m in MEASURES)]
+        [
+            _named(entry, steps),
+            *(signed(numbers.difference(rows, bed, entry, steps, m)) for m in MEASURES),
+        ]
         for entry, steps in _stages(rows, bed)
         if (entry, steps) != (GRID, None)
     ]
@@ -265,9 +135,9 @@ def _differences(rows: Rows, bed: str) -> tuple[list[str], list[list[str]]]:
 
 def _mixtures(rows: Rows, bed: str) -> list[str]:
     """Say whether mixtures of the full method's policies reach those of the grid's, and soups."""
-    mine = goal.mean(_read(rows, bed, FULL, SMALL, "hull"))
-    theirs = goal.mean(_read(rows, bed, GRID, None, "hull"))
-    difference = _difference(rows, bed, FULL, SMALL, "hull")
+    mine = goal.mean(numbers.read(rows, bed, FULL, SMALL, "hull"))
+    theirs = goal.mean(numbers.read(rows, bed, GRID, None, "hull"))
+    difference = numbers.difference(rows, bed, FULL, SMALL, "hull")
     if not difference.seeds:
         return []
     reach = REACH[Goal("", difference, 0.0, higher=True).verdict]
@@ -281,12 +151,12 @@ def _mixtures(rows: Rows, bed: str) -> list[str]:
 
 def _soups(rows: Rows, bed: str) -> str:
     """Say what soups add to mixtures of the policies that were there before them."""
-    ends = {r.seed: (r, fronts(r)) for r in rows if (r.bed, r.entry) == (bed, FULL)}
+    ends = {r.seed: (r, numbers.fronts(r)) for r in rows if (r.bed, r.entry) == (bed, FULL)}
     found = {}
     for seed, (row, every) in ends.items():
         before = next(front for front in every if front.steps == every[-1].steps)
         if before.trials < every[-1].trials:
-            found[seed] = measures(row, before, 1), measures(row, every[-1], 1)
+            found[seed] = numbers.measures(row, before, 1), numbers.measures(row, every[-1], 1)
     if not found:
         return ""
     mixed = goal.mean({seed: before["hull"] for seed, (before, _) in found.items()})
@@ -306,7 +176,7 @@ def _soups(rows: Rows, bed: str) -> str:
 
 def _at_tokens(rows: Rows, bed: str) -> list[str]:
     """Return what methods have at a share of the grid's tokens, as a table."""
-    grid = {r.seed: (r, fronts(r)[-1]) for r in rows if (r.bed, r.entry) == (bed, GRID)}
+    grid = {r.seed: (r, numbers.fronts(r)[-1]) for r in rows if (r.bed, r.entry) == (bed, GRID)}
     lines = []
     for entry in entries(rows, bed):
         ours = [r for r in rows if (r.bed, r.entry) == (bed, entry) and r.seed in grid]
@@ -314,7 +184,7 @@ def _at_tokens(rows: Rows, bed: str) -> list[str]:
             found = {
                 row.seed: (row, front)
                 for row in ours
-                if (front := within(row, share * grid[row.seed][1].generated)) is not None
+                if (front := numbers.within(row, share * grid[row.seed][1].generated)) is not None
             }
             if not found or (entry, share) == (GRID, 1.0):
                 continue
@@ -327,8 +197,8 @@ def _at_tokens(rows: Rows, bed: str) -> list[str]:
                         signed(
                             goal.mean(
                                 {
-                                    seed: measures(*mine, 1)[measure]
-                                    - measures(*grid[seed], 1)[measure]
+                                    seed: numbers.measures(*mine, 1)[measure]
+                                    - numbers.measures(*grid[seed], 1)[measure]
                                     for seed, mine in found.items()
                                 }
                             )
@@ -346,7 +216,7 @@ def _at_tokens(rows: Rows, bed: str) -> list[str]:
 
 def _over_steps(rows: Rows, bed: str) -> list[str]:
     """Return how soon methods have what they have, as a table."""
-    longest = max(front.steps for r in rows if r.bed == bed for front in fronts(r)[-1:])
+    longest = max(front.steps for r in rows if r.bed == bed for front in numbers.fronts(r)[-1:])
     spans = sorted({SMALL, longest})
     lines = []
     for entry in entries(rows, bed):
@@ -378,7 +248,7 @@ def _on_average(rows: Rows, bed: str, entry: str, steps: int) -> dict[int, float
     found = {}
     for row in rows:
         if (row.bed, row.entry) == (bed, entry):
-            every = fronts(row)
+            every = numbers.fronts(row)
             volumes = [pareto.hypervolume(f.test_NK, row.data["reference"]) for f in every]
             found[row.seed] = pareto.mean_over_steps(volumes, [f.steps for f in every], steps)
     return found
@@ -386,7 +256,7 @@ def _on_average(rows: Rows, bed: str, entry: str, steps: int) -> dict[int, float
 
 def _first(row: Row) -> float:
     """Return how many steps all trials had taken when the first point of the last front ended."""
-    every = fronts(row)
+    every = numbers.fronts(row)
     return pareto.first_on_front(
         every[-1].validation_NK, [every[number].steps for number in every[-1].numbers]
     )
@@ -394,7 +264,9 @@ def _first(row: Row) -> float:
 
 def _dominance(rows: Rows, bed: str, entry: str) -> tuple[str, str]:
     """Return which share of the points taken dominates the grid's, and which is dominated."""
-    ends = {(r.entry, r.seed): taken(r, fronts(r)[-1]) for r in rows if r.bed == bed}
+    ends = {
+        (r.entry, r.seed): numbers.taken(r, numbers.fronts(r)[-1]) for r in rows if r.bed == bed
+    }
     seeds = sorted(seed for name, seed in ends if name == entry and (GRID, seed) in ends)
     if entry == GRID or not seeds:
         return "", ""
@@ -420,8 +292,8 @@ def _going_on(rows: Rows, bed: str) -> list[str]:
         differences = [
             goal.mean(
                 {
-                    seed: measures(pairs[seed][1], warm, 1)[measure]
-                    - measures(pairs[seed][0], cold, 1)[measure]
+                    seed: numbers.measures(pairs[seed][1], warm, 1)[measure]
+                    - numbers.measures(pairs[seed][0], cold, 1)[measure]
                     for seed, (cold, warm) in cuts.items()
                 }
             )
@@ -457,7 +329,7 @@ def _side_by_side(rows: Rows, bed: str) -> dict[int, tuple[Row, Row]]:
 
 def _courses(row: Row) -> tuple[int, int]:
     """Return how many trials went on, and how many were trained in full after the first of them."""
-    totals = [0, *(front.steps for front in fronts(row))]
+    totals = [0, *(front.steps for front in numbers.fronts(row))]
     lengths = [after - before for before, after in itertools.pairwise(totals)]
     whole = max(lengths)
     first = next((n for n, length in enumerate(lengths) if length < whole), len(lengths))
@@ -465,16 +337,16 @@ def _courses(row: Row) -> tuple[int, int]:
     return sum(length < whole for length in late), sum(length == whole for length in late)
 
 
-def _equal_trials(cold: Row, warm: Row) -> tuple[Front, Front]:
+def _equal_trials(cold: Row, warm: Row) -> tuple[numbers.Front, numbers.Front]:
     """Return both fronts after as many trials as the shorter of them has."""
     count = min(len(row.data["fronts"]) for row in (cold, warm))
-    return fronts(cold)[count - 1], fronts(warm)[count - 1]
+    return numbers.fronts(cold)[count - 1], numbers.fronts(warm)[count - 1]
 
 
-def _equal_steps(cold: Row, warm: Row) -> tuple[Front, Front]:
+def _equal_steps(cold: Row, warm: Row) -> tuple[numbers.Front, numbers.Front]:
     """Return both fronts within as many steps as the one that took fewer has taken."""
     steps = min(row.data["fronts"][-1]["steps"] for row in (cold, warm))
-    within = [[f for f in fronts(row) if f.steps <= steps][-1] for row in (cold, warm)]
+    within = [[f for f in numbers.fronts(row) if f.steps <= steps][-1] for row in (cold, warm)]
     return within[0], within[1]
 
 
@@ -499,8 +371,8 @@ def draw(rows: Rows) -> Mapping[str, bytes]:
         for number, entry in enumerate(entries(rows, bed)):
             seen = [r for r in rows if (r.bed, r.entry) == (bed, entry)]
             for row in seen:
-                every = fronts(row)
-                utilities = [measures(row, front, 1)["utility"] for front in every]
+                every = numbers.fronts(row)
+                utilities = [numbers.measures(row, front, 1)["utility"] for front in every]
                 for panel, cost in (
                     (by_steps, [front.steps for front in every]),
                     (by_tokens, [front.generated / 1e6 for front in every]),

@@ -8,15 +8,17 @@ study dominates it, by the true values that all of them have, or would have, at 
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.search import rungs_report
 from benchmarks.search.cells import Cell
 from benchmarks.search.curves import Curves
 from benchmarks.search.drive import drive, inputs_of
-from benchmarks.search.entries import default, source, strategies
+from benchmarks.search.entries import default, digest, source, strategies
 from benchmarks.search.functions import WITH_FIDELITY
 from benchmarks.search.part import Mode, Part, Planned, Room
 from benchmarks.search.problem import Problem
@@ -24,6 +26,7 @@ from benchmarks.search.rungs_report import RUNGS
 from benchmarks.search.studies import catalogue, problem_of, study_of
 from moalign import pareto
 from moalign.plugins import Catalogue
+from moalign.search import stopping
 from moalign.search.archive import Trial
 from moalign.types import History
 
@@ -52,6 +55,7 @@ PARTS: Final = 24
 def plan(mode: Mode, installed: Catalogue) -> list[Planned]:
     """Return the cells, seed by seed."""
     names = [name for name in strategies(installed) if name in {default(), *BESIDE}]
+    rule = digest([Path(inspect.getfile(stopping))])
     return [
         Planned(
             Cell(NAME, bed, f"{name}{RUNGS if stops else ''}", seed),
@@ -62,6 +66,7 @@ def plan(mode: Mode, installed: Catalogue) -> list[Planned]:
                 "rungs": list(AT) if stops else [],
                 "keep": KEEP,
                 "source": source(installed, name),
+                **({"rule": rule} if stops else {}),
             },
         )
         for seed in mode.seeds

@@ -152,7 +152,10 @@ def summary(run: Run) -> str:
 
 def lost_workers(lost: Sequence[events.Lost]) -> str:
     """Return which segments lost their worker, and why; of many the latest."""
-    lines = ["These segments were tried again from the last checkpoint, three times at most."]
+    lines = [
+        "These segments lost their worker. Each was tried again from the last checkpoint, unless "
+        "its trial is among those that failed."
+    ]
     if len(lost) > MOST_LOST:
         lines[0] += f" There were {len(lost)}; these are the latest."
     told = [

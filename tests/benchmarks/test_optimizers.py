@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from comparing import run, train_cells
 
-from benchmarks.comparison import cells, measures, results, verdicts, work
+from benchmarks.comparison import cells, measures, results, verdicts
 from benchmarks.comparison.measures import Difference
 from benchmarks.comparison.plan import BASE, Cell, Plan
-from benchmarks.comparison.progress import View
 from benchmarks.comparison.results import Arena, Kind, Results, Trained
-from benchmarks.comparison.train import Job, run_cell
+from benchmarks.comparison.train import Job
 from benchmarks.comparison.work import Desk
 from benchmarks.optimizers import claims, plan, rates
 from benchmarks.optimizers.__main__ import COMPARISON
@@ -24,7 +24,6 @@ from moalign import plugins
 from moalign.search.artifacts import samples_folder
 from moalign.search.measurements import COST
 from moalign.types import Cost, SegmentTask
-from moalign_plugins.executors.local import Local
 
 NAMES = ["accuracy", "conciseness", "clarity"]
 FEW = ("modpo", f"modpo, {THIRD}", f"grpo, {THIRD}", "hypo")
@@ -156,12 +155,6 @@ class Stand:
         cells.write(Path(job.file), done)
 
 
-class Here(Local):
-    """Runs any callable; nothing has to import it."""
-
-    name = "here"
-
-
 def few(seeds: tuple[int, ...] = (0,)) -> Plan:
     mode = replace(MODES["full"], beds=("arithmetic",), seeds=seeds)
     return plan.build(mode, TINY[:2], only=FEW)
@@ -176,13 +169,6 @@ def sampled(desk: Desk, seed: int = 0, cost: int = 1000) -> Path:
     folder.mkdir(parents=True)
     (folder / COST).write_text(json.dumps(Cost(generated=cost).to_json()))
     return folder
-
-
-def run(desk: Desk, stand: Stand) -> View:
-    view = View(desk.plan, 1)
-    view.console.quiet = True
-    work.run_cells(desk, Here(), stand, view)
-    return view
 
 
 def test_a_third_of_the_budget_and_a_part_of_the_samples(tmp_path: Path) -> None:
@@ -393,13 +379,7 @@ def test_the_rate_that_counts_is_chosen_on_validation_at_the_first_seed(tmp_path
 def test_samples_are_paid_for_and_a_third_is_a_third(tmp_path: Path) -> None:
     mode = replace(MODES["quick"], numbers=(0,))
     tiny = plan.build(mode, TINY, only=("modpo", f"modpo, {THIRD}"))
-    desk = Desk(tiny, tmp_path)
-    view = View(tiny, 1)
-    view.console.quiet = True
-    work.build_bases(desk, view)
-    work.run_cells(desk, Here(), run_cell, view)
-    assert view.failed == 0
-    found = results.gather(desk, "part")
+    desk, found = train_cells(tiny, tmp_path)
     by_entry = {cell.entry: cell for cell in found.trained}
     budget = found.arenas[0].budgets[0]
     samples = desk.samples["arithmetic", 0].generated

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.search import policies, policies_report
+from benchmarks.search import policies, policies_numbers, policies_report
 from benchmarks.search.cells import Cell
 from benchmarks.search.part import MODES, Planned, Room, Row
 from moalign import plugins
@@ -57,27 +57,27 @@ ROWS = [
 
 
 def test_a_front_is_read_at_the_steps_it_had_taken():
-    assert [policies_report.at(ROWS[0], steps).steps for steps in (599, 600, None)] == [200] + [
+    assert [policies_numbers.at(ROWS[0], steps).steps for steps in (599, 600, None)] == [200] + [
         600
     ] * 2
-    assert policies_report.at(ROWS[0], 199) is None
+    assert policies_numbers.at(ROWS[0], 199) is None
 
 
 def test_measures_are_in_units_of_the_bounds():
-    end = policies_report.at(ROWS[0], None)
-    found = policies_report.measures(ROWS[0], end, 1)
+    end = policies_numbers.at(ROWS[0], None)
+    found = policies_numbers.measures(ROWS[0], end, 1)
     # Two corners: each utility is the best one's, nothing lies between, all of it by mixing.
     assert found["utility"] == pytest.approx((1.0 + 0.5) / 2)
     assert found["volume"] == pytest.approx(0.0)
     assert found["hull"] == pytest.approx(0.5)
-    soup = policies_report.measures(ROWS[1], policies_report.at(ROWS[1], 200), 1)
+    soup = policies_numbers.measures(ROWS[1], policies_numbers.at(ROWS[1], 200), 1)
     assert soup["volume"] == soup["equal"] == pytest.approx(0.64)
 
 
 def test_points_are_taken_for_the_volume_they_add():
     values = np.array([[0.1, 0.9], [0.5, 0.6], [0.9, 0.1]])
-    assert policies_report.most_volume(values, [0.0, 0.0], 1) == [1]
-    assert sorted(policies_report.most_volume(values, [0.0, 0.0], 9)) == [0, 1, 2]
+    assert policies_numbers.most_volume(values, [0.0, 0.0], 1) == [1]
+    assert sorted(policies_numbers.most_volume(values, [0.0, 0.0], 9)) == [0, 1, 2]
 
 
 def test_the_goal_is_the_grids_end_with_few_steps():

@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from comparing import run, train_cells
 
-from benchmarks.comparison import cells, measures, results, verdicts, work
+from benchmarks.comparison import cells, measures, results, verdicts
 from benchmarks.comparison.budget import goes_on, tokens
 from benchmarks.comparison.measures import Difference
 from benchmarks.comparison.picture import outline
 from benchmarks.comparison.plan import BASE, Cell
 from benchmarks.comparison.progress import View
 from benchmarks.comparison.results import Arena, Kind, Results, Trained
-from benchmarks.comparison.train import Job, run_cell
+from benchmarks.comparison.train import Job
 from benchmarks.comparison.work import Desk
 from benchmarks.weightings import claims, families, plan, two_families
 from benchmarks.weightings.__main__ import COMPARISON
@@ -28,7 +29,6 @@ from benchmarks.weightings.plan import AGAIN, BEDS, FIXED, MEAN, MODES, SHUFFLED
 from moalign import plugins
 from moalign.errors import NonFiniteError, StudyError
 from moalign.types import Cost, SegmentTask
-from moalign_plugins.executors.local import Local
 from moalign_plugins.rewards.exact_answer import FINAL
 
 NAMES = ["accuracy", "conciseness", "clarity"]
@@ -211,19 +211,6 @@ class Stand:
             test=cells.Units(units),
         )
         cells.write(Path(job.file), done)
-
-
-class Here(Local):
-    """Runs any callable; nothing has to import it."""
-
-    name = "here"
-
-
-def run(desk: Desk, stand: Stand) -> View:
-    view = View(desk.plan, 1)
-    view.console.quiet = True
-    work.run_cells(desk, Here(), stand, view)
-    return view
 
 
 def test_a_second_command_runs_what_is_not_done(tmp_path: Path) -> None:
@@ -711,13 +698,7 @@ TINY = (
 def test_what_a_weighting_asks_for_is_paid_with_steps(tmp_path: Path) -> None:
     mode = replace(MODES["quick"], numbers=(0,))
     whole = plan.build(mode, TINY, only=("mgda",))
-    desk = Desk(whole, tmp_path)
-    view = View(whole, 1)
-    view.console.quiet = True
-    work.build_bases(desk, view)
-    work.run_cells(desk, Here(), run_cell, view)
-    assert view.failed == 0
-    found = results.gather(desk, "part")
+    _, found = train_cells(whole, tmp_path)
     by_entry = {cell.entry: cell for cell in found.trained}
     budget = found.arenas[0].budgets[0]
     assert by_entry[FIXED].steps == 4
@@ -735,13 +716,7 @@ def test_weights_are_kept_by_family(tmp_path: Path) -> None:
     mode = replace(MODES["full"], beds=("two-families",), seeds=(0,), numbers=(0,))
     task = "task={two-families: {train: 60, held_out: 60, demonstrations: 200}}"
     whole = plan.build(mode, (*TINY, task), only=("family-weights", SHUFFLED))
-    desk = Desk(whole, tmp_path)
-    view = View(whole, 1)
-    view.console.quiet = True
-    work.build_bases(desk, view)
-    work.run_cells(desk, Here(), run_cell, view)
-    assert view.failed == 0
-    found = results.gather(desk, "part")
+    _, found = train_cells(whole, tmp_path)
     by_entry = {cell.entry: cell.group_weights for cell in found.trained}
     assert by_entry["family-weights"] == {"accuracy": [1.0, 0.0], "brevity": [0.0, 1.0]}
     assert by_entry[FIXED] == {"accuracy": [0.5, 0.5], "brevity": [0.5, 0.5]}

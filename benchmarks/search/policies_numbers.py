@@ -1,0 +1,150 @@
+"""The numbers of fronts of trained policies: read from cells, at some steps or tokens.
+
+N points, K objectives, W preferences. Values are in units of the objectives' bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.comparison.measures import Difference
+from benchmarks.search import goals as goal
+from benchmarks.search.part import Row, Rows
+from moalign import pareto
+
+Floats = NDArray[np.float64]
+
+GRID: Final = "grid"
+FULL: Final = "full method"
+COLD: Final = "gp"
+WARM: Final = "continuation"
+"""The same strategy with and without warm starts; the full method adds soups."""
+SMALL: Final = 200
+"""Training steps within which the full method is to reach what the grid has in the end."""
+
+
+@dataclass(frozen=True)
+class Front:
+    """What a method has at some number of training steps.
+
+    Attributes:
+        trials: so far.
+        numbers: of the trials that the points come from.
+        steps: of training, all trials together.
+        generated: tokens, those of validation included.
+        validation_NK: means of the front's points, in units of the bounds.
+        test_NK: the same on test.
+        kinds: how many points were trained from scratch, continued, and mixed.
+    """
+
+    trials: int
+    numbers: Sequence[int]
+    steps: int
+    generated: int
+    validation_NK: Floats
+    test_NK: Floats
+    kinds: tuple[int, int, int]
+
+
+def fronts(row: Row) -> list[Front]:
+    """Return the fronts of a cell, by the number of trials."""
+    bounds = row.data["bounds"]
+
+    def normal(points: Sequence[Mapping[str, Any]], split: str) -> Floats:
+        return pareto.normalise([point[split] for point in points], bounds)
+
+    return [
+        Front(
+            trials=front["trials"],
+            numbers=[point["trial"] for point in front["points"]],
+            steps=front["steps"],
+            generated=front["generated"],
+            validation_NK=normal(front["points"], "validation"),
+            test_NK=normal(front["points"], "test"),
+            kinds=(
+                sum(not (p["soup"] or p["continued"]) for p in front["points"]),
+                sum(p["continued"] for p in front["points"]),
+                sum(p["soup"] for p in front["points"]),
+            ),
+        )
+        for front in row.data["fronts"]
+    ]
+
+
+def at(row: Row, steps: int | None) -> Front | None:
+    """Return the last front that took at most so many training steps; None asks for the end."""
+    found = [front for front in fronts(row) if steps is None or front.steps <= steps]
+    return found[-1] if found else None
+
+
+def within(row: Row, tokens: float) -> Front | None:
+    """Return the last front that took at most so many tokens."""
+    found = [front for front in fronts(row) if front.generated <= tokens]
+    return found[-1] if found else None
+
+
+def measures(row: Row, front: Front, points: int) -> dict[str, float]:
+    """Return the measures of a front, in units of the bounds.
+
+    Args:
+        row: gives reference and preferences.
+        front: of it.
+        points: how many count where equal numbers are compared.
+    """
+    reference, preferences_WK = row.data["reference"], np.array(row.data["preferences"])
+    utilities_W = (taken(row, front) * preferences_WK).sum(1)
+    few = most_volume(front.validation_NK, reference, points)
+    return {
+        "utility": float(utilities_W.mean()),
+        "volume": pareto.hypervolume(front.test_NK, reference),
+        "hull": pareto.hull_hypervolume(front.test_NK, reference),
+        "equal": pareto.hypervolume(front.test_NK[few], reference),
+    }
+
+
+def taken(row: Row, front: Front) -> Floats:
+    """Return on test the point that each preference takes, by validation, [W, K]."""
+    taken_W = (front.validation_NK @ np.array(row.data["preferences"]).T).argmax(0)
+    found: Floats = front.test_NK[taken_W]
+    return found
+
+
+def most_volume(values_NK: Floats, reference_K: Sequence[float], count: int) -> list[int]:
+    """Return the points that are taken one by one, each for the hypervolume it adds."""
+    taken: list[int] = []
+    for _ in range(min(count, len(values_NK))):
+        left = [n for n in range(len(values_NK)) if n not in taken]
+        volumes = [pareto.hypervolume(values_NK[[*taken, n]], reference_K) for n in left]
+        taken.append(left[int(np.argmax(volumes))])
+    return taken
+
+
+def read(rows: Rows, bed: str, entry: str, steps: int | None, measure: str) -> dict[int, float]:
+    """Return a measure of a method at so many steps, by seed."""
+    found = {}
+    for row in rows:
+        if (row.bed, row.entry) == (bed, entry) and (front := at(row, steps)) is not None:
+            found[row.seed] = measures(row, front, fewest(rows, bed, row.seed))[measure]
+    return found
+
+
+def fewest(rows: Rows, bed: str, seed: int) -> int:
+    """Return the number of points of the smallest front that is compared at a seed."""
+    sizes = [
+        len(front.test_NK)
+        for row in rows
+        for steps in (SMALL, None)
+        if (row.bed, row.seed) == (bed, seed) and (front := at(row, steps)) is not None
+    ]
+    return min(sizes)
+
+
+def difference(rows: Rows, bed: str, entry: str, steps: int | None, measure: str) -> Difference:
+    """Return a method at so many steps minus the grid at its end, paired by seed."""
+    mine = read(rows, bed, entry, steps, measure)
+    return goal.paired(mine, read(rows, bed, GRID, None, measure))

@@ -702,7 +702,7 @@ Higher is better, always. Pick a point: `moalign front {run} --prefer {preferenc
   flat, more trials find little more.
 - **A trial's metrics**: `objective/` is the mean score of each training batch, `validation/` what
   the search decides by (`validation_stderr/`: its standard error), `weight/` the weight of each
-  objective, `advantage_share/` how much of the update it really got.
+  objective, `advantage_share/` how much of the update it really got; `docs/metrics.md` has all.
 - **A trial's tags**: `on_front`; how it ended (`outcome`), and why (`reason`).
 - **A trial's `samples.json`**: completions with their score per objective.
 """

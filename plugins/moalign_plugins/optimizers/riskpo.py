@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 class RiskPo(ClippedOptimizer):
     """Learns most from the worst results, and nothing more from the best.
 
-    Prompts of a batch are bundled, ``bundle`` of them in a row; the completions with the same
-    number in their groups make a paper, whose result s is their mean score. Per objective, with the
-    alpha- and beta-quantiles a and b of results::
+    Prompts of a batch are bundled, ``bundle`` of them in a row, or one more where they do not go
+    into bundles evenly; the completions with the same number in their groups make a paper, whose
+    result s is their mean score. Per objective, with the alpha- and beta-quantiles a and b of
+    results::
 
         g(s) = (1 + omega) / alpha * min(s - a, 0) + clip(s - a, 0, b - a) / (beta - alpha)
         A = g(s), whitened over the batch, for every completion of the paper
@@ -75,7 +76,7 @@ class RiskPo(ClippedOptimizer):
             alpha: results below this quantile are the worst.
             beta: results above this quantile pull no more.
             omega: by how much more the worst weigh than the middle ones.
-            bundle: prompts per bundle; 1: every completion is a paper.
+            bundle: prompts per bundle, at most all of a batch; 1: every completion is a paper.
             memory: of the running quantiles; 0: those of this batch.
         """
         super().__init__(**clipped)
@@ -98,28 +99,34 @@ class RiskPo(ClippedOptimizer):
 
     def advantages(self, scores_PGK: Tensor, batch: Batch) -> Tensor:
         """Return whitened slopes of the risk, [B, 1, K]; 0 where a score is NaN."""
-        results_PGK = self._results(scores_PGK.double())
-        low_K, high_K = self._follow(results_PGK)
+        import torch
+
+        bundles = self._bundles(scores_PGK.double())
+        papers = [part.nanmean(0) for part in bundles]
+        low_K, high_K = self._follow(torch.cat(papers))
+        shown = zip(papers, bundles, strict=True)
+        results_PGK = torch.cat([paper.expand_as(part) for paper, part in shown])
         worst_PGK = (results_PGK - low_K).clamp(max=0.0) * ((1 + self.omega) / self.alpha)
         middle_PGK = (results_PGK - low_K).clamp(min=0.0).minimum(high_K - low_K)
         slopes_PGK = worst_PGK + middle_PGK / (self.beta - self.alpha)
         applies_B1K = ~scores_PGK.isnan().flatten(0, 1)[:, None]
         return masked_whiten(slopes_PGK.flatten(0, 1)[:, None], applies_B1K)
 
-    def _results(self, scores_PGK: Tensor) -> Tensor:
-        """Return the mean score of each completion's paper, NaN where nothing in it applies."""
+    def _bundles(self, scores_PGK: Tensor) -> Sequence[Tensor]:
+        """Return the scores bundle by bundle.
+
+        Sizes differ by one at most: a short one's papers would be the extremes, as a mean of few
+        scores varies more.
+        """
         import torch
 
-        bundles = torch.split(scores_PGK, self.bundle)
-        papers = [part.nanmean(0, keepdim=True).expand_as(part) for part in bundles]
-        return torch.cat(papers)
+        return torch.tensor_split(scores_PGK, max(len(scores_PGK) // self.bundle, 1))
 
-    def _follow(self, results_PGK: Tensor) -> tuple[Tensor, Tensor]:
+    def _follow(self, papers_NK: Tensor) -> tuple[Tensor, Tensor]:
         """Move the running quantiles towards this batch's; return both, [K]."""
         import torch
 
-        levels = results_PGK.new_tensor([self.alpha, self.beta])
-        papers_NK = results_PGK[:: self.bundle].flatten(0, 1)
+        levels = papers_NK.new_tensor([self.alpha, self.beta])
         found_2K = torch.nanquantile(papers_NK, levels, dim=0)
         for k, name in enumerate(self._names):
             seen = found_2K[:, k].tolist()

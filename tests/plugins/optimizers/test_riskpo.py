@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import letters
 import pytest
 import testbeds
@@ -62,18 +64,31 @@ def test_the_best_pull_no_more_than_the_good_and_the_worst_most():
 def test_completions_of_a_bundle_share_the_result_of_their_paper():
     scores = torch.rand(5, 6, 2, generator=torch.Generator().manual_seed(0))
     found = advantages(begun(("a", "b"), bundle=2), scores)
-    for first in (0, 2):
-        assert torch.equal(found[first], found[first + 1])
-    assert not torch.equal(found[0], found[2])
-    # The last prompt is a bundle of its own; a paper's result is the mean of its completions.
-    papers = torch.stack([scores[:2].mean(0), scores[2:4].mean(0), scores[4]])
-    results = papers.repeat_interleave(torch.tensor([2, 2, 1]), 0)
+    # Five prompts are two bundles; a paper's result is the mean of its completions.
+    for first, second in ((0, 1), (1, 2), (3, 4)):
+        assert torch.equal(found[first], found[second])
+    assert not torch.equal(found[0], found[3])
+    papers = torch.stack([scores[:3].mean(0), scores[3:].mean(0)])
+    results = papers.repeat_interleave(torch.tensor([3, 2]), 0)
     quantiles = torch.quantile(papers.flatten(0, 1), torch.tensor([0.2, 0.8]), dim=0)
     low, high = quantiles
     slopes = 7.5 * (results - low).clamp(max=0) + (results.clamp(low, high) - low) / 0.6
     valid = torch.ones(30, 1, 2)
     expected = masked_whiten(slopes.view(30, 1, 2), valid).view(found.shape)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "bundle", "sizes"),
+    [(16, 5, [6, 5, 5]), (16, 4, [4] * 4), (9, 5, [9]), (3, 100, [3]), (4, 1, [1] * 4)],
+)
+def test_bundles_are_as_large_as_asked_for_or_a_little_larger(prompts, bundle, sizes):
+    numbers = torch.rand(prompts, 2, 1, generator=torch.Generator().manual_seed(0))
+    found = advantages(begun(bundle=bundle), numbers)
+    starts = [0, *torch.tensor(sizes).cumsum(0).tolist()]
+    for start, end in itertools.pairwise(starts):
+        assert torch.equal(found[start:end], found[start].expand_as(found[start:end]))
+    assert len(found.flatten(1).unique(dim=0)) == len(sizes)
 
 
 def test_quantiles_are_running_means_by_name():

@@ -325,7 +325,7 @@ class Optimizer(Stateful):
     extrapolates: ClassVar[bool] = False
     whole_groups: ClassVar[bool] = False
     per_objective: ClassVar[bool] = False
-    graded: ClassVar[bool] = False
+    graded: bool = False
     reweighs: ClassVar[bool] = False
     own_learning_rate: float = 1e-3
 

@@ -151,11 +151,12 @@ class PairwiseOptimizer(Optimizer):
         Args:
             beta: strength of the pull to the reference policy, in units of the score.
             labels: `hard`: the higher score is better; `soft`: it is with the probability that the
-                Bradley-Terry model gives to the difference.
+                Bradley-Terry model gives to the difference, so scores have to be graded.
             epochs: passes over each batch of pairs.
         """
         self.beta = beta
         self.labels: Labels = labels
+        self.graded = self.graded or labels == "soft"
         self.epochs = epochs
 
     def loss_of_pairs(self, pairs: Pairs) -> Tensor:

@@ -86,7 +86,7 @@ def _check_rewards(doc: Document, study: Study, optimizer: Optimizer) -> None:
                 "is better and not by how much, so every preference has the same margin, and "
                 f"optimizer {optimizer.name} learns by margins; give it graded scores (for "
                 "`preferred` by `score: NAME`, and `scale: [lowest, highest]`), or use an "
-                "optimizer that asks only which is better, such as dpo"
+                "optimizer that asks only which is better, such as dpo with `labels: hard`"
             )
         own = sorted(reward.needs.intersection(_OWN))
         if own and optimizer.learns_from == "pairs":

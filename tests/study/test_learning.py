@@ -42,6 +42,8 @@ MODPO = "training.optimizer={modpo: {primary: a}}"
         (("training.optimizer=madpo",), r"objectives\.people\.reward: reward preferred \(objective "
          r"people\) says which .* optimizer madpo learns by margins; .* `score: NAME`, and `scale"),
         (("training.optimizer=mmpo",), r"optimizer mmpo learns by margins; .* such as dpo"),
+        (("training.optimizer={dpo: {labels: soft}}",),
+         r"dpo learns by margins; .* dpo with `labels: hard`"),
         (("training.optimizer=adpo",), r"optimizer adpo learns by margins"),
         (("training.optimizer=madpo", "objectives.people={reward: {preferred: {group: north}}}"),
          r"optimizer madpo learns by margins"),

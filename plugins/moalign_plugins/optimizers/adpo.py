@@ -52,7 +52,7 @@ class Adpo(ListOptimizer):
 
     name: ClassVar[str] = "adpo"
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"beta": 1.0, "tau": 0.2})
-    graded: ClassVar[bool] = True
+    graded: bool = True
 
     def __init__(self, *, tau: Annotated[float, Gt(0)] = 1.0, **lists: Any) -> None:
         """Take the options.

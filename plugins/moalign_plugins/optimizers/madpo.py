@@ -54,7 +54,7 @@ class Madpo(PairwiseOptimizer):
         {},
         {"threshold": 0.2, "sharpness": 8.0, "labels": "soft"},
     )
-    graded: ClassVar[bool] = True
+    graded: bool = True
 
     def __init__(
         self,

@@ -52,7 +52,7 @@ class Mmpo(PairwiseOptimizer):
 
     name: ClassVar[str] = "mmpo"
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"gamma": 1.0, "beta": 1.0})
-    graded: ClassVar[bool] = True
+    graded: bool = True
 
     def __init__(
         self,

@@ -148,6 +148,13 @@ class Task(Component):
         """Return what loading found (rows used and skipped, units per split), for the report."""
         return {}
 
+    def left_out(self, what: Literal["prompts", "pairs"]) -> Sequence[str]:
+        """Return in sentences why there are no more of them: what was left out, and where it is.
+
+        Messages end with these that say that a split has too few prompts, or no preferences.
+        """
+        return ()
+
 
 class Reward(Stateful):
     """Scores completions; higher is better, always.
@@ -188,6 +195,16 @@ class Reward(Stateful):
         it says nothing of one that it covers, something is missing, and people are told.
         """
         return True
+
+    def check_pairs(self, pairs: Sequence[Pair]) -> None:
+        """Check the options against the preferences of a split, before any training.
+
+        Asked of rewards that need nothing but ``pairs`` and fields of the prompts.
+
+        Raises:
+            moalign.errors.OptionError: naming the option, what was found and what is allowed.
+        """
+        return
 
 
 RewardValues = Any
@@ -310,6 +327,10 @@ class Optimizer(Stateful):
             of a score that is made of several.
         graded: of preferences it learns by how far scores lie apart, so a reward whose scores say
             only which completion is better (not ``graded``) teaches it nothing of its own.
+        shiftable: advantages may be shifted and divided over the batch (``training.batch_norm``);
+            False: what lies above 0, or how far two completions lie apart, means something.
+        scalable: advantages may be multiplied by what scores were divided by (``training.scale``)
+            and by weights of any sum; False: their unit means something.
         reweighs: its loss weighs completions by how much likelier they have become since they were
             sampled, within limits, so it can learn from earlier rollouts (``training.replay``).
         own_learning_rate: peak learning rate of :meth:`parameters`; follows the study's schedule.
@@ -326,6 +347,8 @@ class Optimizer(Stateful):
     whole_groups: ClassVar[bool] = False
     per_objective: ClassVar[bool] = False
     graded: bool = False
+    shiftable: ClassVar[bool] = True
+    scalable: bool = True
     reweighs: ClassVar[bool] = False
     own_learning_rate: float = 1e-3
 

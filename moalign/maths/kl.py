@@ -17,6 +17,9 @@ KlEstimator = Literal["k1", "mse", "k3"]
   divergence, KL(reference || policy), so a loss ends elsewhere with it than with ``mse``.
 """
 
+LossEstimator = Literal["mse", "k3"]
+"""The estimators that a loss may have: those whose gradient pulls towards the reference."""
+
 LARGEST: Final = 10.0
 """An estimate of k3 is cut off here: its gradient grows as exp(-r) and would drown the rest."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from moalign.maths.aggregate import Aggregation, aggregate
-from moalign.maths.kl import LARGEST_LOG_RATIO, KlEstimator, kl_estimate
+from moalign.maths.kl import LARGEST_LOG_RATIO, LossEstimator, kl_estimate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +48,7 @@ class ClippedSurrogate:
     clip_high: float
     dual_clip: float | None
     kl_coefficient: float
-    kl_estimator: KlEstimator
+    kl_estimator: LossEstimator
     aggregation: Aggregation
     ratio: Ratio = "token"
 

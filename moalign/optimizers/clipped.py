@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt
 
 from moalign.components import Optimizer
 from moalign.maths.aggregate import Aggregation
-from moalign.maths.kl import KlEstimator
+from moalign.maths.kl import LossEstimator
 from moalign.maths.surrogate import ClippedSurrogate, Ratio
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class ClippedOptimizer(Optimizer):
         clip_high: Annotated[float, Gt(0)] = 0.2,
         dual_clip: Annotated[float, Gt(1)] | None = 3.0,
         kl_coefficient: Annotated[float, Ge(0)] = 0.0,
-        kl_estimator: KlEstimator = "k3",
+        kl_estimator: LossEstimator = "k3",
         aggregation: Aggregation = "token-mean",
         ratio: Ratio = "token",
         epochs: Annotated[int, Ge(1)] = 1,
@@ -51,7 +51,7 @@ class ClippedOptimizer(Optimizer):
                 for both switches the clip off.
             dual_clip: a ratio above this earns none where the advantage is negative; null: never.
             kl_coefficient: weight of the divergence from the reference policy in the loss.
-            kl_estimator: `k1`, `mse` or `k3`; see `moalign.maths.kl`.
+            kl_estimator: `mse` or `k3`; see `moalign.maths.kl`.
             aggregation: what the loss is averaged over; see `moalign.maths.aggregate`.
             ratio: of each `token`, or the geometric mean over the `sequence` (GSPO), which then
                 wants a clip of about 0.0004.

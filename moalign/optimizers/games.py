@@ -60,6 +60,7 @@ class GameOptimizer(UtilityOptimizer):
             )
         super().__init__(units=units or ("score" if preference == "wins" else "deviation"))
         self.preference: Winning = preference
+        self.scalable = preference != "wins"
         self.max_group = 2 if preference == "wins" else None
 
     def check(self, objectives: Sequence[Objective]) -> None:

@@ -37,6 +37,7 @@ class UtilityOptimizer(Optimizer):
     """
 
     min_group: ClassVar[int] = 2
+    shiftable: ClassVar[bool] = False
 
     def __init__(self, *, units: Units = "deviation") -> None:
         """Take the options.

@@ -44,6 +44,7 @@ def check_learning(doc: Document, study: Study) -> None:
     _check_losses(where, optimizer, weighting)
     if optimizer.learns_from != "rollouts":
         _check_pairs(doc, study, optimizer, weighting)
+    _check_units(doc, study, optimizer, weighting)
     minibatches = study.section.training.minibatches
     if optimizer.extrapolates and minibatches > 1:
         raise StudyError(
@@ -89,10 +90,10 @@ def _check_rewards(doc: Document, study: Study, optimizer: Optimizer) -> None:
                 "optimizer that asks only which is better, such as dpo with `labels: hard`"
             )
         own = sorted(reward.needs.intersection(_OWN))
-        if own and optimizer.learns_from == "pairs":
+        if own and (optimizer.learns_from == "pairs" or not optimizer.rewarded):
             raise StudyError(
                 f"{where}: reward {reward.name} reads {', '.join(own)}, so it is about what the "
-                f"policy itself writes, and optimizer {optimizer.name} rolls nothing out; measure "
+                f"policy itself writes, and optimizer {optimizer.name} {_idle(optimizer)}; measure "
                 "it with `monitor: true` or `use: [front]`, or use an optimizer that learns from "
                 "rollouts"
             )
@@ -148,13 +149,13 @@ def _check_pairs(doc: Document, study: Study, optimizer: Optimizer, weighting: W
             "weights, such as fixed"
         )
     if optimizer.learns_from == "pairs" or not optimizer.rewarded:
-        idle = "rolls nothing out" if optimizer.learns_from == "pairs" else "learns nothing of that"
         for key, plain in (("combine", "advantages"), ("batch_norm", "none"), ("scale", "none")):
             found = getattr(training, key)
             if found != plain:
                 raise StudyError(
                     f"{doc.where(('training', key))}: it acts on what rollouts scored, and "
-                    f"optimizer {optimizer.name} {idle}; found {found!r}, set {key}: {plain}"
+                    f"optimizer {optimizer.name} {_idle(optimizer)}; found {found!r}, set "
+                    f"{key}: {plain}"
                 )
     pairs = training.pairs
     most = pairs.samples if pairs.source == "samples" else 2
@@ -166,10 +167,39 @@ def _check_pairs(doc: Document, study: Study, optimizer: Optimizer, weighting: W
         )
 
 
+def _idle(optimizer: Optimizer) -> str:
+    """Return what keeps an optimizer that learns from pairs from what rollouts score."""
+    return "rolls nothing out" if optimizer.learns_from == "pairs" else "learns nothing of that"
+
+
 def _can_read_losses(optimizer: Optimizer, weighting: Weighting) -> bool:
     """Return whether a weighting has an option to read the optimizer's losses, which there are."""
     offered = any(option.name == "losses" for option in options_of(type(weighting)))
     return offered and type(optimizer).losses is not Optimizer.losses
+
+
+def _check_units(doc: Document, study: Study, optimizer: Optimizer, weighting: Weighting) -> None:
+    """Refuse what moves advantages of which an optimizer needs the 0, or the unit."""
+    training = study.section.training
+    if not optimizer.shiftable and training.batch_norm != "none":
+        raise StudyError(
+            f"{doc.where(('training', 'batch_norm'))}: it shifts and divides what completions are "
+            f"worth, and optimizer {optimizer.name} compares them with each other and with their "
+            "group's mean; set batch_norm: none"
+        )
+    if optimizer.scalable:
+        return
+    what = f"optimizer {optimizer.name} takes what completions are worth for probabilities"
+    if training.scale != "none":
+        raise StudyError(
+            f"{doc.where(('training', 'scale'))}: {what}, and scale: {training.scale} divides "
+            "them; set scale: none"
+        )
+    if "unnormalised" in weighting.declares:
+        raise StudyError(
+            f"{doc.where(('weighting',))}: {what}, and the weights of weighting {weighting.name} "
+            "may have any sum; use one whose weights sum to 1, such as fixed"
+        )
 
 
 def _check_per_objective(

@@ -195,8 +195,14 @@ class Trial:
     def _flat(self, step: Step, lessons: Sequence[Lesson]) -> list[str]:
         """Return what to say of objectives that none of the lessons tells anything."""
         first, *others = lessons
-        beside = self._columns(others[0]) if others else None
-        return self._notes.flat(step, preferences=first.preferences, beside=beside)
+        found = [(first, step.advantages_BTK), *((other, self._columns(other)) for other in others)]
+        learned = [
+            (lesson.preferences, columns_BTK)
+            for lesson, columns_BTK in found
+            if lesson.preferences or self.optimizer.rewarded
+        ]
+        preferences, columns = zip(*learned, strict=True)
+        return self._notes.flat(step.names, columns, preferences=all(preferences))
 
     def _weighed(
         self, first: Lesson, rate: float

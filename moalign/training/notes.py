@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
-from moalign.types import Step
-
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 FLAT: Final = 5
 """Steps in a row without any advantage after which an objective is worth a sentence."""
@@ -38,24 +36,22 @@ class Notes:
         self._flat = {name: int(count) for name, count in state["flat"].items()}
 
     def flat(
-        self, step: Step, *, preferences: bool = False, beside: Tensor | None = None
+        self, names: Sequence[str], columns: Sequence[Tensor], *, preferences: bool = False
     ) -> list[str]:
         """Return a sentence for each objective that has given no advantage for :data:`FLAT` steps.
 
         All completions of every prompt scored alike on it, or it applied to none.
 
         Args:
-            step: what happened.
-            preferences: whether it was learned from completions to choose between.
-            beside: what objectives prefer among such completions, [B, 1, K], if the step learned
-                from these as well.
+            names: of the objectives.
+            columns: the advantages per objective of what the step learned from, and what objectives
+                prefer among completions, each [B, T, K] or [B, 1, K].
+            preferences: whether it was learned from completions to choose between only.
         """
         end = f"for {FLAT} steps in a row, so it trains nothing"
         sentences = []
-        flat_K = (step.advantages_BTK == 0).all(1).all(0)
-        if beside is not None:
-            flat_K = flat_K & (beside.cpu() == 0).all(1).all(0)
-        for name, flat in zip(step.names, flat_K.tolist(), strict=True):
+        flat_NK = torch.stack([(columns_BTK == 0).all(1).all(0).cpu() for columns_BTK in columns])
+        for name, flat in zip(names, flat_NK.all(0).tolist(), strict=True):
             self._flat[name] = self._flat.get(name, 0) + 1 if flat else 0
             if self._flat[name] == FLAT:
                 sentences.append(

@@ -131,7 +131,7 @@ def test_padding_reaches_neither_loss_nor_gradient(garbage):
 @pytest.mark.parametrize("distance", [50.0, 1e4, -50.0, -1e4])
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
 @pytest.mark.parametrize("dual_clip", [3.0, None])
-@pytest.mark.parametrize("estimator", ["k1", "mse", "k3"])
+@pytest.mark.parametrize("estimator", ["mse", "k3"])
 def test_extreme_ratios_stay_finite(distance, advantage, dual_clip, estimator):
     surrogate = ClippedSurrogate(0.2, 0.2, dual_clip, 0.1, estimator, "token-mean")
     logprobs = torch.full((2, 3), distance, requires_grad=True)

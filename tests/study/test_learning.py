@@ -11,6 +11,8 @@ NEAR = "objectives.a={reward: kl, bounds: [-9, 0]}"
 ONLINE = "training.optimizer=grpo"
 PLAIN = "search.space={}"
 GRADED = "objectives.people={reward: {preferred: {score: tone, scale: [0, 4]}}}"
+WRITES = (PLAIN, "objectives.people.monitor=true")
+WINS = "training.optimizer={sppo: {preference: wins}}"
 MODPO = "training.optimizer={modpo: {primary: a}}"
 
 
@@ -18,6 +20,7 @@ MODPO = "training.optimizer={modpo: {primary: a}}"
     ("overrides", "message"),
     [
         ((NEAR,), r"reward kl reads logprobs, so it is about .* and optimizer dpo rolls nothing"),
+        ((NEAR, "training.optimizer=hypo"), r"kl reads logprobs, .* hypo learns nothing of that"),
         ((NEAR, MODPO), r"objectives\.a.*: reward kl reads logprobs, .* optimizer modpo rolls"),
         ((ONLINE,), r"reward preferred says which .* optimizer grpo learns from what the policy"),
         (("training.optimizer=ppo",), r"use an optimizer that learns from pairs, such as dpo"),
@@ -57,6 +60,13 @@ MODPO = "training.optimizer={modpo: {primary: a}}"
           "objectives.people.monitor=true", PLAIN), r"ppo treats .* product gives it one score"),
         (("policy={small: {condition: weights}}",
           "weighting={group-robust: {losses: optimizer}}"), r"group-robust does not follow them"),
+        ((*WRITES, "training.optimizer=expert-iteration", "training.batch_norm=token"),
+         r"optimizer expert-iteration compares them .* set batch_norm: none"),
+        ((*WRITES, "training.optimizer=sppo", "training.batch_norm=sequence"), r"set batch_norm:"),
+        ((*WRITES, WINS, "training.group=2", "training.combine=rewards",
+          "training.scale=calibrated"), r"takes .* for probabilities, .* set scale: none"),
+        ((*WRITES, WINS, "training.group=2", "weighting={hypervolume: {apply_to: reward}}"),
+         r"weights of weighting hypervolume may have any sum; .* such as fixed"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_learned_is_refused(overrides: tuple[str, ...], message: str) -> None:

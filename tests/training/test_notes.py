@@ -11,12 +11,14 @@ from moalign.training.loop import Trial
 from moalign.training.notes import FLAT, Notes
 from moalign.types import StepEvent
 
+NAMES = ("a", "b")
 
-def flat_step(flat: bool):
+
+def columns(flat: bool):
     scores_PGK = torch.rand(2, 4, 2)
     if flat:
         scores_PGK[..., 1] = 0.5
-    return make_step(scores_PGK)
+    return [make_step(scores_PGK).advantages_BTK]
 
 
 def test_each_sentence_is_said_once() -> None:
@@ -27,16 +29,16 @@ def test_each_sentence_is_said_once() -> None:
 
 def test_an_objective_without_advantages_is_named_after_some_steps() -> None:
     notes = Notes()
-    assert [notes.flat(flat_step(True)) for _ in range(FLAT - 1)] == [[]] * (FLAT - 1)
-    (sentence,) = notes.flat(flat_step(True))
+    assert [notes.flat(NAMES, columns(True)) for _ in range(FLAT - 1)] == [[]] * (FLAT - 1)
+    (sentence,) = notes.flat(NAMES, columns(True))
     assert sentence.startswith("objective b scored all completions")
-    assert notes.flat(flat_step(True)) == []  # it has been said
+    assert notes.flat(NAMES, columns(True)) == []  # it has been said
 
 
 def test_one_step_that_tells_completions_apart_starts_the_count_anew() -> None:
     notes = Notes()
     for flat in [True] * (FLAT - 1) + [False] + [True] * (FLAT - 1):
-        assert notes.flat(flat_step(flat)) == []
+        assert notes.flat(NAMES, columns(flat)) == []
 
 
 def test_a_trial_passes_on_what_its_weighting_says(new_study, runs) -> None:

@@ -432,6 +432,18 @@ def test_what_only_preferences_train_is_not_called_flat(run: RunFolder) -> None:
     assert said[0].startswith("objective z scored all completions of every prompt alike")
 
 
+def test_what_scores_of_rollouts_do_not_train_is_told_by_preferences_alone(run: RunFolder) -> None:
+    # hypo learns from pairs only; people prefer nothing in these, rollouts have different letters.
+    tied = "objectives={people: {reward: preferred}, z: {reward: {letter-share: {letter: h}}}}"
+    given = ("training.optimizer=hypo", "training.group=4", "training.prompts=4")
+    trial = new_trial(new_study(tied, *given), run)
+    said: list[str] = []
+    for _ in range(6):
+        trial.train_step()
+        said += [note for note in trial.notes if "a standard error is rough" not in note]
+    assert [note for note in said if note.startswith("objective z preferred no completion")]
+
+
 def test_beside_a_rollout_prompts_keep_the_weights_in_them(run: RunFolder) -> None:
     given = ("training.optimizer=both-ways", "training.group=4")
     trial = new_trial(new_study(*given, CONDITIONED), run)

@@ -31,7 +31,8 @@ class P3o(Optimizer):
         g = d_1 - d_2
         loss = max(-q w g, -q w clip(g, -clip, clip)) / 2
 
-    averaged over the pairs of a prompt, then over prompts. What is added to an objective's score
+    averaged over the pairs of a prompt, then over prompts; a completion that no objective scored
+    makes no pair. What is added to an objective's score
     for all completions of a prompt changes nothing. On the policy that sampled, the gradient is
     that of ``rloo`` with ``aggregation: seq-mean-token-sum``; afterwards a pair stops earning
     gradient together, where there each completion or token does alone.
@@ -84,6 +85,7 @@ class P3o(Optimizer):
 
     def advantages(self, scores_PGK: Tensor, batch: Batch) -> Tensor:
         """Return each score minus its group's mean, [B, 1, K]; 0 where it is NaN."""
+        batch.kept["scored"] = (~scores_PGK.isnan()).any(-1).flatten().float()
         return group_centre(scores_PGK).flatten(0, 1)[:, None]
 
     def loss(
@@ -104,7 +106,9 @@ class P3o(Optimizer):
         if advantages_BT.shape[1] == 1:
             advantage_B = advantages_BT[:, 0]
         advantage_PG = advantage_B.view(-1, rows.group)
+        scored_PG = rows.kept["scored"].view(-1, rows.group)
         q_PN = advantage_PG[:, first] - advantage_PG[:, second]
+        q_PN = q_PN * scored_PG[:, first] * scored_PG[:, second]
         both_PN = (moved_PG[:, first] + moved_PG[:, second]).detach()
         limit = math.log(self.ratio_clip)
         w_PN = both_PN.clamp(-limit, limit).exp()

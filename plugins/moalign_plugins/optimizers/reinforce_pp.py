@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Gt, Le
 
-from moalign.maths.kl import KlEstimator
+from moalign.maths.kl import LossEstimator
 from moalign.maths.normalisation import masked_whiten
 from moalign.maths.token_rewards import discounted, token_rewards
 from moalign.optimizers.clipped import ClippedOptimizer
@@ -70,14 +70,14 @@ class ReinforcePlusPlus(ClippedOptimizer):
         self,
         *,
         gamma: Annotated[float, Gt(0), Le(1)] = 1.0,
-        kl_estimator: KlEstimator = "mse",
+        kl_estimator: LossEstimator = "mse",
         **clipped: Any,
     ) -> None:
         """Take the options.
 
         Args:
             gamma: discount per token.
-            kl_estimator: `k1`, `mse` or `k3`; see `moalign.maths.kl`.
+            kl_estimator: `mse` or `k3`; see `moalign.maths.kl`.
         """
         super().__init__(kl_estimator=kl_estimator, **clipped)
         self.gamma = gamma

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from moalign.maths.kl import KlEstimator
+from moalign.maths.kl import LossEstimator
 from moalign.maths.normalisation import group_centre_over_deviation
 from moalign.optimizers.clipped import ClippedOptimizer
 
@@ -60,11 +60,11 @@ class ReinforcePlusPlusBaseline(ClippedOptimizer):
     )
     min_group: ClassVar[int] = 2
 
-    def __init__(self, *, kl_estimator: KlEstimator = "mse", **clipped: Any) -> None:
+    def __init__(self, *, kl_estimator: LossEstimator = "mse", **clipped: Any) -> None:
         """Take the options.
 
         Args:
-            kl_estimator: `k1`, `mse` or `k3`; see `moalign.maths.kl`.
+            kl_estimator: `mse` or `k3`; see `moalign.maths.kl`.
         """
         super().__init__(kl_estimator=kl_estimator, **clipped)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Gt
 
 from moalign.maths.aggregate import aggregate
-from moalign.maths.kl import kl_estimate
+from moalign.maths.kl import LossEstimator, kl_estimate
 from moalign.optimizers.utility import ImitationOptimizer
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Superhf(ImitationOptimizer):
         self,
         *,
         kl_coefficient: Annotated[float, Gt(0)] = 0.2,
-        kl_estimator: Literal["mse", "k3"] = "k3",
+        kl_estimator: LossEstimator = "k3",
         **imitation: Any,
     ) -> None:
         """Take the options.
@@ -70,7 +70,7 @@ class Superhf(ImitationOptimizer):
         """
         super().__init__(**imitation)
         self.kl_coefficient = kl_coefficient
-        self.kl_estimator: Literal["mse", "k3"] = kl_estimator
+        self.kl_estimator: LossEstimator = kl_estimator
 
     def loss(
         self, logprobs_BT: Tensor, rows: Rows, advantages_BT: Tensor

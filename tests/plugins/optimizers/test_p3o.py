@@ -31,6 +31,7 @@ def rows_of(batch, old_BT, group) -> Rows:
         total_tokens=int(batch.mask_BT.sum()),
         max_tokens=8,
         group=group,
+        kept=dict(batch.kept),
     )
 
 
@@ -124,8 +125,20 @@ def test_a_prompt_is_the_mean_of_its_pairs_and_a_batch_that_of_its_prompts():
     assert whole == pytest.approx(sum(alone) / 6, abs=1e-6)
 
 
+def test_what_was_not_scored_is_left_alone_wherever_the_policy_has_gone():
+    scores = torch.tensor([1.0, 0.0, NAN]).view(1, 3, 1)
+    batch = make_batch(1, 3, lengths=[1, 1, 1])
+    moved = torch.tensor([[0.1], [-0.05], [0.5]])
+    _, slopes, _ = loss_and_slope(scores, moved, batch)
+    assert float(slopes[2]) == 0.0
+    elsewhere = loss_and_slope(scores, moved + torch.tensor([[0.0], [0.0], [0.4]]), batch)
+    assert torch.equal(slopes, elsewhere[1])
+    assert slopes[:2].all()
+
+
 def test_an_advantage_per_token_counts_as_its_mean():
     batch = make_batch(1, 2, lengths=[3, 1])
+    batch.kept["scored"] = torch.ones(2)
     old = torch.zeros(2, 3)
     rows = rows_of(batch, old, 2)
     logprobs = torch.tensor([[0.1, 0.0, 0.0], [0.0, 5.0, 5.0]])

@@ -33,13 +33,13 @@ def check_together(
     _check_training(doc, study)
     _check_needs(doc, study)
     check_learning(doc, study)
-    _check_search(doc, study, recheck)
     for index, preference in enumerate(_listed(study.section.report.preferences)):
         _at(doc, ("report", "preferences", index), complete_preference, preference,
             [o.name for o in study.front_objectives])  # fmt: skip
     for index, preference in enumerate(_listed(study.section.evaluation.conditions)):
         _at(doc, ("evaluation", "conditions", index), complete_preference, preference,
             [o.name for o in study.train_objectives])  # fmt: skip
+    _check_search(doc, study, recheck)  # last: it checks all of this again, for other values
 
 
 def _listed(value: Any) -> list[dict[str, float]]:
@@ -276,7 +276,16 @@ def _check_search(doc: Document, study: Study, recheck: Callable[[dict[str, Any]
                 changed = paths.assign(plain, parts, value, study.catalogue)
                 recheck(changed)
             except MoalignError as error:
-                raise StudyError(f"{where}: the value {value!r} cannot be used: {error}") from error
+                raise StudyError(
+                    f"{where}: the value {_short(value)} cannot be used: {error}"
+                ) from error
+
+
+def _short(value: Any) -> str:
+    """Return a value of the search space as a person would write it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {_short(part)}" for name, part in value.items()) + "}"
+    return f"{value:.6g}" if isinstance(value, float) else repr(value)
 
 
 def _check_searchable(where: str, study: Study, parts: tuple[str, ...], given: Any) -> None:

@@ -251,6 +251,21 @@ MISTAKES = [
     ("weighting.preference: simplex", "policy.size: {low: 1, high: 9}", "changes what is m"),
     (
         "weighting.preference: simplex",
+        "weighting.rate: {low: -0.123456789, high: 1.0}",
+        "the value -0.123457 cannot be used: toy.yaml, key weighting.flat.rate: weighting flat",
+    ),
+    (
+        "trackers: [silent]",
+        "trackers: [silent]\nreport: {preferences: [{kind: 1}]}",
+        "toy.yaml line 18, key report.preferences.0: a preference names 'kind'; allowed: first",
+    ),
+    (
+        "trackers: [silent]",
+        "trackers: [silent]\nevaluation: {conditions: [{first: 1}, {kind: 1}]}",
+        "toy.yaml line 18, key evaluation.conditions.1: a preference names 'kind'; allowed: first",
+    ),
+    (
+        "weighting.preference: simplex",
         "objectives.fist.at_least: {low: 0.1, high: 0.9}",
         "no objective is called 'fist'; did you mean 'first'?",
     ),

@@ -13,14 +13,13 @@ import hashlib
 import io
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import Annotated, Any, Final
-
-from annotated_types import Gt
+from typing import Any, Final
 
 from moalign.errors import DataError, OptionError, nearest
 from moalign.types import SPLITS, Split
@@ -36,22 +35,29 @@ SHARES: Final[Mapping[Split, float]] = {
 ENDINGS: Final = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 
 
-SplitOption = str | dict[Split, Annotated[float, Gt(0)]]
-"""A column that names splits, or shares of all four."""
+SplitOption = str | dict[Split, float]
+"""A column that names splits, or shares; a split that is not there gets nothing."""
 
 
 def check_shares(task: str, split: SplitOption | None) -> None:
     """Check a task's option ``split``.
 
     Raises:
-        OptionError: it gives shares, and not of all four splits, or with another sum than 1.
+        OptionError: it gives shares, and one is negative, or their sum is not 1.
     """
-    if isinstance(split, dict) and (
-        set(split) != set(SPLITS) or abs(sum(split.values()) - 1) > 1e-6
-    ):
+    if not isinstance(split, dict):
+        return
+    for name, share in split.items():
+        if not share >= 0:
+            raise OptionError(
+                f"task {task}, option split: the share of {name} must be 0 or more; found {share}",
+                "split",
+            )
+    if not abs(sum(split.values()) - 1) <= 1e-6:
         raise OptionError(
-            f"task {task}, option split: shares must name {', '.join(SPLITS)} and sum to 1; "
-            f"found {split} with sum {sum(split.values()):g}"
+            f"task {task}, option split: shares must sum to 1; found {split} with sum "
+            f"{sum(split.values()):g}",
+            "split",
         )
 
 
@@ -63,11 +69,13 @@ class Row:
         where: file and line, for messages.
         values: its cells by column; those of CSV are text.
         part: the part of a ``DatasetDict`` that holds it; None if there are none.
+        known: the columns of all rows of the file.
     """
 
     where: str
     values: Mapping[str, Any]
     part: str | None = None
+    known: frozenset[str] = frozenset()
 
     def has(self, column: str) -> bool:
         """Return True if a cell is there and not empty."""
@@ -77,8 +85,13 @@ class Row:
         """Return a cell.
 
         Raises:
-            DataError: there is no such column, or the cell is empty.
+            DataError: there is no such column, or the row has no such cell, or it is empty.
         """
+        if column not in self.values and column in self.known:
+            raise DataError(
+                f"{self.where}: column {column!r} is missing, which other rows have; give it or "
+                "drop the row"
+            )
         if column not in self.values:
             raise DataError(
                 f"{self.where}: there is no column {column!r}; {nearest(column, self.values)}"
@@ -153,6 +166,43 @@ def splits(rows: Sequence[Row], keys: Sequence[str], split: SplitOption | None) 
     return [_deal(key, shares) if name == "train" else name for key, name in pairs]
 
 
+def dealt_elsewhere(
+    rows: Sequence[Row], dealt: Sequence[Split], split: SplitOption | None
+) -> list[str]:
+    """Return in sentences how many rows named train were dealt to splits that no row names.
+
+    Args:
+        rows: as for :func:`splits`.
+        dealt: what it returned for them.
+        split: as for :func:`splits`.
+    """
+    if isinstance(split, dict) or (split is None and all(row.part is None for row in rows)):
+        return []
+    given = [to for row, to in zip(rows, dealt, strict=True) if row.split(split) == "train"]
+    taken: Counter[Split] = Counter(to for to in given if to != "train")
+    return [
+        f"{taken[to]} of {len(given)} rows named train {'was' if taken[to] == 1 else 'were'} dealt "
+        f"to {to}, which no row names"
+        for to in SPLITS
+        if taken[to]
+    ]
+
+
+def left_out(places: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a sentence for each sort of rows that are left out, with the place of the first.
+
+    Args:
+        places: of these rows, by what they are, in words that begin with ``rows``.
+    """
+    return [
+        f"{len(found)} {what} are left out, the first in {found[0]}"
+        if len(found) > 1
+        else f"1 {what.replace('rows', 'row', 1)} is left out: {found[0]}"
+        for what, found in places.items()
+        if found
+    ]
+
+
 def _deal(key: str, shares: Mapping[Split, float]) -> Split:
     """Return the split of a key: a number in [0, 1) from its hash, held against the shares."""
     digest = hashlib.sha256(f"moalign prompts\n{key}".encode()).digest()
@@ -180,7 +230,8 @@ def read(path: Path, *, row: str) -> list[Row]:
     rows = list(_read(path))
     if not rows:
         raise DataError(f"{path}: it has no rows; a row is {row}")
-    return rows
+    known = frozenset(columns(rows))
+    return [replace(row, known=known) for row in rows]
 
 
 def _read(path: Path) -> Iterator[Row]:

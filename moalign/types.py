@@ -71,6 +71,7 @@ class Pair:
         chosen_scores: what people said of the preferred one, by a name of the task's; higher is
             better.
         rejected_scores: the same of the other one.
+        where: file and line that it was read from, for messages; empty if there are none.
     """
 
     prompt: Prompt
@@ -80,6 +81,7 @@ class Pair:
     annotator: str = ""
     chosen_scores: Mapping[str, float] = field(default_factory=dict)
     rejected_scores: Mapping[str, float] = field(default_factory=dict)
+    where: str = field(default="", compare=False)
 
 
 # --- objectives --------------------------------------------------------------------------------

@@ -60,10 +60,12 @@ def split_prompts(task: Task, needed: Sequence[Split]) -> dict[Split, list[Promp
             by_split[_deal(prompt, open_shares)].append(prompt)
     for name in needed:
         if len(by_split[name]) < FEWEST:
+            why = "; ".join(task.left_out("prompts"))
             raise DataError(
-                f"task {task.name}: the {name} split has {len(by_split[name])} prompts; it needs "
-                f"at least {FEWEST}. Give more data, or a larger share of it (option `split` of "
-                "tasks that read files)"
+                f"task {task.name}: the {name} split has {len(by_split[name])} prompts"
+                + (f" ({why})" if why else "")
+                + f"; it needs at least {FEWEST}. {'Mend that, or give' if why else 'Give'} more "
+                "data, or a larger share of it (option `split` of tasks that read files)"
             )
     return by_split
 

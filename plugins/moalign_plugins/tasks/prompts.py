@@ -7,14 +7,26 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from annotated_types import MinLen
 
 from moalign.components import Task
 from moalign.errors import DataError
-from moalign.tables import Row, SplitOption, check_shares, columns, read, require_column, splits
+from moalign.tables import (
+    Row,
+    SplitOption,
+    check_shares,
+    columns,
+    dealt_elsewhere,
+    left_out,
+    read,
+    require_column,
+    splits,
+)
 from moalign.types import SPLITS, Demonstration, Pair, Prompt, Split
+
+EQUAL: Final = "rows whose two completions are equal"
 
 
 class Prompts(Task):
@@ -63,14 +75,16 @@ class Prompts(Task):
     - ``unit``: a column that says which rows belong together (a document, a customer). They get
       the same split, count as one in means, and the bootstrap draws them together. Without it
       every row is its own.
-    - ``split``: a column that says ``train``, ``steer``, ``validation`` or ``test``; or shares of
-      all four, ``{train: .7, steer: .1, validation: .1, test: .1}``.
+    - ``split``: a column that says ``train``, ``steer``, ``validation`` or ``test``; or shares
+      that sum to 1, ``{train: .7, steer: .1, validation: .1, test: .1}``. A split without a share
+      gets nothing: only some weightings, and ``training.scale: calibrated``, read steer.
 
     **Splits.** By default ``{train: .80, steer: .05, validation: .05, test: .10}``, by a hash of
     the unit, or of the prompt if there is none: adding rows moves no other, and equal prompts stay
     together. With names (a column, or the parts of a ``DatasetDict``), a split that no row names
-    gets its default share of the rows named ``train``. A split that a study needs must have at
-    least 20 prompts, so 400 rows are a good start with the default shares.
+    gets its default share of the rows named ``train``; name rows of all four to keep them. A split
+    that a study needs must have at least 20 prompts: 700 different ones are enough for the default
+    shares, and 120 for ``{train: .4, validation: .3, test: .3}``.
 
     Rows that repeat a prompt are kept, and counted in the report; so are prompts that are in more
     than one split.
@@ -140,12 +154,19 @@ class Prompts(Task):
         if any(self._pairs):
             equal = [pair for pair in self._pairs if pair and pair.chosen == pair.rejected]
             facts["preferences in train"] = len(self.pairs(0))
-            facts["rows whose two completions are equal"] = len(equal)
+            facts[EQUAL] = len(equal)
             facts["rows without a preference"] = self._pairs.count(None)
         return facts | {
             f"prompts in {split}": sum(prompt.split == split for prompt in self._prompts)
             for split in SPLITS
         }
+
+    def left_out(self, what: Literal["prompts", "pairs"]) -> Sequence[str]:
+        """Return which rows have equal completions, if preferences are asked for, or were moved."""
+        dealt = [prompt.split or "train" for prompt in self._prompts]
+        pairs = self._pairs if what == "pairs" else ()
+        equal = [pair.where for pair in pairs if pair and pair.chosen == pair.rejected]
+        return [*left_out({EQUAL: equal}), *dealt_elsewhere(self._rows, dealt, self.split)]
 
     @cached_property
     def _rows(self) -> list[Row]:
@@ -203,4 +224,4 @@ def _pair(row: Row, prompt: Prompt, chosen: str, rejected: str) -> Pair | None:
             f"{row.where}: column {filled[0]!r} is filled and {other!r} is empty; a preference "
             "needs both: fill it, or empty both"
         )
-    return Pair(prompt, row.text(chosen), row.text(rejected))
+    return Pair(prompt, row.text(chosen), row.text(rejected), where=row.where)

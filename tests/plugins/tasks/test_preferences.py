@@ -204,7 +204,7 @@ def test_units_stay_together_and_a_column_may_name_the_split(tmp_path):
     for prompt in task(path, split="part").prompts():
         assert prompt.split == SPLITS[(int(prompt.id) - 1) % 4]
     with pytest.raises(OptionError, match="task preferences, option split"):
-        task(path, split={"train": 1.0})
+        task(path, split={"train": 0.9})
 
 
 def test_the_facts_count_groups_people_and_scores(tmp_path):
@@ -370,10 +370,43 @@ def test_what_cannot_be_learned_from_is_left_out_and_counted(tmp_path):
     assert (facts["rows"], facts[EQUAL], facts[EMPTY], facts[PARTED]) == (6, 1, 3, 1)
 
 
+def test_what_is_left_out_is_said_where_too_few_are_left(tmp_path):
+    rows = [row(i) for i in range(30)] + [row(i, rejected=f"good {i}") for i in range(30, 60)]
+    rows += [row(60, chosen=" ")]
+    shares = {"train": 0.34, "validation": 0.33, "test": 0.33}
+    own = of(tmp_path, *rows, split=shares)
+    with pytest.raises(DataError) as refusal:
+        split_prompts(own, ("train", "validation", "test"))
+    assert (
+        f"prompts (30 rows whose two completions are equal are left out, the first in {own.path}, "
+        f"line 31; 1 row with an empty completion is left out: {own.path}, line 61); it needs at "
+        "least 20. Mend that, or give more data"
+    ) in str(refusal.value)
+    whole = of(tmp_path, *[row(i) for i in range(30)], split=shares)
+    with pytest.raises(DataError, match=r"has \d+ prompts; it needs at least 20\. Give more data"):
+        split_prompts(whole, ("train", "validation", "test"))
+
+
+def test_rows_named_train_that_went_to_another_split_are_said(tmp_path):
+    rows = [row(i, part=("train", "validation", "test")[i % 3]) for i in range(300)]
+    rows.append(row(300, part="train", rejected="good 300"))
+    own = of(tmp_path, *rows, split="part")
+    steer = sum(prompt.split == "steer" for prompt in own.prompts())
+    assert steer > 0
+    equal, moved = own.left_out("prompts")
+    assert "1 row whose two completions are equal" in equal
+    assert moved.startswith(f"{steer} of 100 rows named train w"), "of those that are read"
+
+
+def test_a_preference_knows_its_line(tmp_path):
+    own = of(tmp_path, row(0), row(1, rejected="good 1"), row(2))
+    assert [pair.where for pair in everything(own)] == [f"{own.path}, line {n}" for n in (1, 3)]
+
+
 @pytest.mark.parametrize(
     ("bad", "options", "sentence"),
     [
-        ({"chosen": "a", "rejected": "b"}, {}, "line 2: there is no column 'prompt'"),
+        ({"chosen": "a", "rejected": "b"}, {}, "line 2: column 'prompt' is missing, which"),
         ({"prompt": "p", "rejected": "b"}, {}, "line 2: column 'chosen' is missing"),
         ({"prompt": "p", "chosen": "a", "rejected": None}, {}, "column 'rejected' is missing"),
         (row(1, prompt=""), {}, "line 2: column 'prompt' is empty"),
@@ -423,7 +456,7 @@ def test_a_bad_row_is_refused_by_its_line(tmp_path, bad, options, sentence):
         (
             [row(chosen="x", rejected="x")],
             {},
-            "no row has a preference to learn from: 1 rows whose",
+            "no row has a preference to learn from: 1 row whose two completions are equal is left",
         ),
         ([], {}, "it has no rows; a row is a preference"),
     ],

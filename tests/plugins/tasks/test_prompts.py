@@ -18,6 +18,7 @@ import yaml
 from moalign.errors import DataError, OptionError
 from moalign.options import check_options
 from moalign.tables import SHARES
+from moalign.training.splits import split_prompts
 from moalign.types import SPLITS, Demonstration
 from moalign_plugins.tasks.prompts import Prompts
 
@@ -338,7 +339,11 @@ def test_a_missing_file(tmp_path):
             b'{"promt": "a"}\n',
             "a.jsonl, line 1: there is no column 'prompt'; did you mean 'promt'? Allowed: promt",
         ),
-        ("a.jsonl", b'{"prompt": "a"}\n{"x": "b"}\n', "a.jsonl, line 2: there is no column"),
+        (
+            "a.jsonl",
+            b'{"prompt": "a"}\n{"x": "b"}\n',
+            "line 2: column 'prompt' is missing, which other",
+        ),
         ("a.jsonl", b'{"prompt": ""}\n', "a.jsonl, line 1: column 'prompt' is empty; fill it or"),
         ("a.jsonl", b'{"prompt": null}\n', "a.jsonl, line 1: column 'prompt' is empty"),
         ("a.jsonl", b'{"prompt": " \\n"}\n', "a.jsonl, line 1: column 'prompt' is blank"),
@@ -394,15 +399,54 @@ def test_a_missing_unit_or_completion(tmp_path):
 @pytest.mark.parametrize(
     "split",
     [
-        {"train": 0.9, "test": 0.1},
+        {"train": 0.9, "test": 0.2},
         {"train": 0.9, "steer": 0.1, "validation": 0.1, "test": 0.1},
-        {"train": 1.0, "steer": 0.0, "validation": 0.0, "test": 0.0},
+        {"train": 1.1, "test": -0.1},
+        {},
         {"train": 0.7, "steer": 0.1, "valid": 0.1, "test": 0.1},
     ],
 )
 def test_shares_that_do_not_add_up(tmp_path, split):
-    with pytest.raises(OptionError, match="split"):
+    with pytest.raises(OptionError, match="split") as refusal:
         task(tmp_path / "a.jsonl", split=split)
+    assert refusal.value.option == "split", "so that a study can point at it"
+
+
+@pytest.mark.parametrize("more", [{}, {"steer": 0}])
+def test_a_split_without_a_share_gets_nothing(tmp_path, more):
+    wanted = {"train": 0.34, "validation": 0.33, "test": 0.33}
+    path = write_jsonl(tmp_path / "a.jsonl", many(2000))
+    found = shares(task(path, split={**wanted, **more}).prompts())
+    assert found["steer"] == 0
+    assert found == pytest.approx({**wanted, "steer": 0}, abs=0.04)
+
+
+def test_rows_that_were_dealt_elsewhere_are_said_where_too_few_are_left(tmp_path):
+    rows = [
+        {"prompt": f"p{i}", "part": ("train", "validation", "test")[i % 3]} for i in range(3 * 60)
+    ]
+    own = task(write_jsonl(tmp_path / "a.jsonl", rows), split="part")
+    steer = sum(prompt.split == "steer" for prompt in own.prompts())
+    were = "was" if steer == 1 else "were"
+    sentence = f"{steer} of 60 rows named train {were} dealt to steer, which no row names"
+    assert steer > 0
+    assert own.left_out("prompts") == [sentence]
+    with pytest.raises(DataError, match=rf"steer split has {steer} prompts \({sentence}\)"):
+        split_prompts(own, SPLITS)
+    for row in rows[:3]:
+        row["part"] = "steer"
+    named = task(write_jsonl(tmp_path / "b.jsonl", rows), split="part")
+    assert named.left_out("prompts") == []
+    assert task(own.path).left_out("prompts") == [], "shares are what they say"
+
+
+def test_equal_completions_are_said_where_preferences_are_missing(tmp_path):
+    rows = [{"prompt": f"p{i}", "chosen": "a", "rejected": "a"} for i in range(3)]
+    own = task(write_jsonl(tmp_path / "a.jsonl", rows))
+    assert own.left_out("prompts") == []
+    assert own.left_out("pairs") == [
+        f"3 rows whose two completions are equal are left out, the first in {own.path}, line 1"
+    ]
 
 
 def test_what_datasets_cannot_read(tmp_path):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 
 from moalign.components import Optimizer, Reward, Task
-from moalign.errors import DataError
+from moalign.errors import DataError, OptionError
+from moalign.study.document import parse
 from moalign.study.study import Study
 from moalign.training.policy import Policy
 from moalign.training.preferences import (
@@ -25,9 +26,6 @@ from moalign.training.rollout import fitting
 from moalign.training.scoring import Column, score, unchanged
 from moalign.training.splits import FEWEST, needed_splits, split_prompts
 from moalign.types import Batch, Prompt, Split
-
-MOST_NAMED: Final = 8
-"""Most names of one kind that a message lists."""
 
 MOST_TRIED: Final = 2048
 """Most preferences whose texts a reward scores only to see what it says nothing of: of a large
@@ -251,8 +249,9 @@ def check_preferences(study: Study, prompts: Mapping[Split, Sequence[Prompt]]) -
         prompts: by split, as the host dealt them.
 
     Raises:
-        DataError: a split offers none, or none that concerns an objective which reads them, or an
-            objective is measured on one unit, which has no standard error.
+        DataError: a split offers none, or none that concerns an objective which reads them, or they
+            are not what its options say, or an objective is measured on one unit, which has no
+            standard error.
     """
     rewards, sections = study.new_rewards(), study.section.objectives
     trained = {objective.name for objective in study.train_objectives}
@@ -260,7 +259,7 @@ def check_preferences(study: Study, prompts: Mapping[Split, Sequence[Prompt]]) -
         if split == "train" and study.section.training.pairs.source == "samples":
             continue
         found = task_candidates(study, split, prompts[split])
-        found.require(split, study.task.name)
+        found.require(split, study.task)
         read = list(found.usable)
         if split != "train":
             read = measured_candidates(read, study.section.evaluation.prompts, study.seed)
@@ -268,6 +267,7 @@ def check_preferences(study: Study, prompts: Mapping[Split, Sequence[Prompt]]) -
             if not _judges_pairs(reward) or (split == "train" and name not in trained):
                 continue
             column = Column(name, reward, sections[name].output)
+            _check_options(study, split, column, read)
             _check_concerned(study, split, column, read)
             if split != "train" and len(_concerned_units(study.task, column, read)) < 2:
                 raise DataError(
@@ -278,31 +278,41 @@ def check_preferences(study: Study, prompts: Mapping[Split, Sequence[Prompt]]) -
                 )
 
 
+def _check_options(study: Study, split: Split, column: Column, read: Sequence[Candidate]) -> None:
+    """Raise if preferences are not what the options of an objective's reward say."""
+    pairs = [candidate.pair for candidate in read if candidate.pair is not None]
+    try:
+        column.reward.check_pairs(pairs)
+    except OptionError as error:
+        option = (error.option,) if error.option else ()
+        key = ("objectives", column.name, "reward", column.reward.name, *option)
+        raise DataError(
+            f"{_place(study, key)}: {error} (read: the {len(pairs)} preferences of the {split} "
+            f"split of task {study.task.name})"
+        ) from error
+
+
+def _place(study: Study, key: tuple[str, ...]) -> str:
+    """Return file and key, and the line, if the value there is the file's own."""
+    value: Any = study.data
+    if study.text:
+        doc = parse(study.text, study.source)
+        written: Any = doc.data
+        for part in key:
+            value = value.get(part) if isinstance(value, Mapping) else None
+            written = written.get(part) if isinstance(written, Mapping) else None
+        if value is not None and value == written:
+            return doc.where(key)
+    return f"{study.source}, key {'.'.join(key)}"
+
+
 def _check_concerned(study: Study, split: Split, column: Column, read: Sequence[Candidate]) -> None:
     """Raise unless a preference says something about an objective."""
-    if _concerned(study.task, column, read):
-        return
-    pairs = [candidate.pair for candidate in read if candidate.pair is not None]
-    scores = {n for pair in pairs for n in {*pair.chosen_scores} & {*pair.rejected_scores}}
-    have = {
-        "groups": {pair.group for pair in pairs if pair.group},
-        "annotators": {pair.annotator for pair in pairs if pair.annotator},
-        "scores": scores,
-    }
-    listed = [
-        f"{what} {', '.join(sorted(names)[:MOST_NAMED])}{', ...' * (len(names) > MOST_NAMED)}"
-        for what, names in have.items()
-        if names
-    ]
-    raise DataError(
-        f"objective {column.name}: reward {column.reward.name} prefers neither completion in any "
-        f"of the {len(pairs)} preferences of the {split} split of task {study.task.name}; these "
-        f"have the {'; the '.join(listed)}"
-        if listed
-        else f"objective {column.name}: reward {column.reward.name} prefers neither completion in "
-        f"any of the {len(pairs)} preferences of the {split} split of task {study.task.name}, "
-        "which have no groups, annotators or scores"
-    )
+    if not _concerned(study.task, column, read):
+        raise DataError(
+            f"objective {column.name}: reward {column.reward.name} prefers neither completion in "
+            f"any of the {len(read)} preferences of the {split} split of task {study.task.name}"
+        )
 
 
 def unread_batch(task: Task, chosen: Sequence[Candidate]) -> Batch:

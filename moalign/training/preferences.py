@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from moalign.components import Task
 from moalign.errors import DataError
 from moalign.study.study import Study
 from moalign.training import seeds
@@ -69,7 +70,7 @@ class Candidates:
             for reason, count in self.skipped.items()
         ]
 
-    def require(self, split: Split, task: str) -> None:
+    def require(self, split: Split, task: Task) -> None:
         """Raise unless there is something.
 
         Raises:
@@ -78,12 +79,16 @@ class Candidates:
         if self.usable:
             return
         if not self.skipped:
+            why = "; ".join(task.left_out("pairs"))
             raise DataError(
-                f"task {task} offers no preferences of the {split} split; choose a task that does"
-                + (", or set training.pairs.source: samples" if split == "train" else "")
+                f"task {task.name} offers no preferences of the {split} split"
+                + (f" ({why})" if why else "")
+                + "; the task preferences reads them from a file, and so does the task prompts, "
+                "from columns `chosen` and `rejected`"
+                + ("; or set training.pairs.source: samples" if split == "train" else "")
             )
         why = "; ".join(f"{count}: {words}" for words, count in self.skipped.items())
-        raise DataError(f"task {task}: no preference of the {split} split can be used ({why})")
+        raise DataError(f"task {task.name}: no preference of the {split} split can be used ({why})")
 
 
 def candidates(
@@ -110,7 +115,7 @@ def candidates(
     else:
         found = task_candidates(study, split, prompts)
     found = _fitting(found, policy, uniform(study))
-    found.require(split, study.task.name)
+    found.require(split, study.task)
     return found
 
 
@@ -243,7 +248,10 @@ def _fitting(
 
     usable = tuple(filter(fits, candidates.usable))
     missing = len(candidates.usable) - len(usable)
-    reason = f"prompt and completion do not fit into the policy's context of {room} tokens"
+    reason = (
+        f"prompt and completion do not fit into the policy's context of {room} tokens (shorten "
+        "them, or take a policy with a longer one)"
+    )
     skipped = {**candidates.skipped, reason: missing} if missing else candidates.skipped
     return Candidates(usable, skipped)
 

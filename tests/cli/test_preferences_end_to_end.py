@@ -155,5 +155,5 @@ def test_what_cannot_be_used_ends_the_study_before_a_policy_is_built(
     finally:
         world.runs = runs
     assert done.exit_code == 2
-    assert "objective people: reward preferred prefers neither completion in any of" in done.stderr
+    assert "people.reward.preferred.score: no preference has the score 'fluency'" in done.stderr
     assert not (tmp_path / "runs" / ".artifacts").exists()

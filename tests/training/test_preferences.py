@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ def test_what_cannot_be_learned_from_is_counted_by_reason(run: RunFolder) -> Non
         "the two completions are equal": 3,
         "a completion is empty": 2,
         "their prompt is in another split": 1,
-        "prompt and completion do not fit into the policy's context of 40 tokens": 4,
+        "prompt and completion do not fit into the policy's context of 40 tokens (shorten them, or "
+        "take a policy with a longer one)": 4,
     }
     assert found.notes("train")[0] == (
         "3 of 17 preferences of the train split are left out: the two completions are equal"
@@ -777,11 +779,13 @@ def test_a_policy_without_reference_is_refused(run: RunFolder) -> None:
     [
         (
             ("task={choices: {splits: [validation, test]}}",),
-            r"choices offers no preferences of the train split; .*source: samples",
+            r"choices offers no preferences of the train split; the task preferences .*source: "
+            "samples$",
         ),
         (
             ("task={choices: {splits: [train, test]}}",),
-            r"offers no preferences of the validation split; choose a task that does$",
+            r"offers no preferences of the validation split; the task preferences reads them from "
+            r"a file, and so does the task prompts, from columns `chosen` and `rejected`$",
         ),
         (
             ("task={choices: {splits: [train, validation]}}", "training.optimizer=grpo",
@@ -795,28 +799,58 @@ def test_a_policy_without_reference_is_refused(run: RunFolder) -> None:
         ),
         (
             ("objectives.people.reward={preferred: {score: fluency}}",),
-            r"objective people: reward preferred prefers neither .* 24 preferences of the train "
-            r"split of task choices; these have the groups north, south; the annotators person 0, "
-            r"person 1, person 2; the scores tone$",
+            r"^choices\.yaml, key objectives\.people\.reward\.preferred\.score: no preference has "
+            r"the score 'fluency'; allowed: tone \(read: the 24 preferences of the train split of "
+            r"task choices\)$",
         ),
         (
             ("objectives.people.reward={preferred: {group: west}}",
              "training.optimizer={modpo: {primary: people}}"),
-            r"objective people: reward preferred prefers neither",
+            r"preferred\.group: no preference has the group 'west'; .*[aA]llowed: north, south \(",
+        ),
+        (
+            ("objectives.people.reward={preferred: {score: tone, scale: [0, 3]}}",),
+            r"preferred\.scale: prompt a\w+: the score 'tone' of a preference is 4, outside of the "
+            r"scale 0 to 3; mend it, or widen `scale`",
         ),
         (
             ("objectives.people.reward={preferred: {group: north, annotator: nobody}}",
              "objectives.people.use=[front]", "search.space={}"),
-            r"objective people: .* preferences of the validation split",
+            r"annotator: no preference has the annotator 'nobody'; .* 24 preferences of the "
+            "validation split",
         ),
     ],
-    ids=["train", "validation", "monitored", "none left", "score", "primary", "front"],
+    ids=["train", "validation", "monitored", "none left", "score", "primary", "scale", "front"],
 )  # fmt: skip
 def test_a_task_without_the_preferences_is_refused_before_a_policy_is_built(
     overrides: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
         check_data(new_study(*overrides))
+
+
+def test_a_wrong_option_is_blamed_where_it_stands() -> None:
+    text = choices.STUDY.replace("preferred}", "{preferred: {group: west}}}")
+    line = text.splitlines().index("  people: {reward: {preferred: {group: west}}}") + 1
+    key = r"key objectives\.people\.reward\.preferred\.group: no preference has the group 'west'"
+    with pytest.raises(DataError, match=rf"^choices\.yaml line {line}, {key}"):
+        check_data(new_study(text=text))
+    set_elsewhere = "objectives.people.reward={preferred: {group: west}}"
+    north = text.replace("west", "north")
+    with pytest.raises(DataError, match=rf"^choices\.yaml, {key}"):
+        check_data(new_study(set_elsewhere, text=north))
+
+
+def test_where_nothing_is_preferred_the_objective_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = new_study("objectives.people.reward={preferred: {score: tone}}")
+    ties = [replace(p, rejected_scores=p.chosen_scores) for p in study.task.pairs(0, "train")]
+    monkeypatch.setattr(study.task, "pairs", lambda seed, split="train": ties)
+    with pytest.raises(
+        DataError,
+        match=r"objective people: reward preferred prefers neither completion in any of the 24 "
+        r"preferences of the train split of task choices$",
+    ):
+        check_data(study)
 
 
 def test_where_preferences_are_not_read_they_may_be_missing() -> None:

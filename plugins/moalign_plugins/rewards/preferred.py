@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 from annotated_types import MaxLen, MinLen
 
 from moalign.components import Reward
-from moalign.errors import DataError, OptionError
+from moalign.errors import DataError, OptionError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from moalign.types import Batch, Pair
+
+MOST_NAMED: Final = 8
+"""Most names that a message lists."""
+
+READ_FROM: Final = {
+    "group": ("a group", "column `group`, or the one that its option `group` names"),
+    "annotator": (
+        "an annotator",
+        "column `annotator`, or the one that its option `annotator` names",
+    ),
+    "score": (
+        "a score",
+        "columns `chosen_scores` and `rejected_scores`, or those that its option `scores` names",
+    ),
+}
+"""What a preference may have, and where the task ``preferences`` reads it from."""
 
 
 class Preferred(Reward):
@@ -100,6 +117,27 @@ class Preferred(Reward):
         """Return whether a preference is of the group and the person that are asked for."""
         return self.group in {None, pair.group} and self.annotator in {None, pair.annotator}
 
+    def check_pairs(self, pairs: Sequence[Pair]) -> None:
+        """Raise if no preference has the group, person or score, or a score is off its scale."""
+        read = list(pairs)
+        for option, wanted in (("group", self.group), ("annotator", self.annotator)):
+            if wanted is not None:
+                _require(option, wanted, {getattr(pair, option) for pair in read})
+                read = [pair for pair in read if getattr(pair, option) == wanted]
+        if self.of is None:
+            return
+        _require(
+            "score", self.of, {n for p in read for n in {*p.chosen_scores} & {*p.rejected_scores}}
+        )
+        for pair in read:
+            for scores in (pair.chosen_scores, pair.rejected_scores):
+                if self.of in scores and self._off(scores[self.of]):
+                    raise OptionError(
+                        f"{pair.where or f'prompt {pair.prompt.id}'}: "
+                        f"{self._said(scores[self.of])}; mend it, or widen `scale`",
+                        "scale",
+                    )
+
     def _values(self, pair: Pair) -> tuple[float, float]:
         nothing = (math.nan, math.nan)
         if not self.covers(pair):
@@ -116,9 +154,36 @@ class Preferred(Reward):
         if self.scale is None:
             return value
         low, high = self.scale
-        if not low <= value <= high:
-            raise DataError(
-                f"the score {self.of!r} of a preference is {value:g}, outside of the scale {low:g} "
-                f"to {high:g}"
-            )
+        if self._off(value):
+            raise DataError(self._said(value))
         return (value - low) / (high - low)
+
+    def _off(self, value: float) -> bool:
+        return self.scale is not None and not self.scale[0] <= value <= self.scale[1]
+
+    def _said(self, value: float) -> str:
+        low, high = self.scale or (math.nan, math.nan)
+        return (
+            f"the score {self.of!r} of a preference is {value:g}, outside of the scale {low:g} to "
+            f"{high:g}"
+        )
+
+
+def _require(option: str, wanted: str, have: Collection[str]) -> None:
+    """Raise unless what is wanted is there."""
+    if wanted in have:
+        return
+    what, place = READ_FROM[option]
+    names = sorted(filter(None, have))
+    if not names:
+        raise OptionError(
+            f"found {wanted!r}, and no preference has {what}; the task preferences reads it from "
+            f"{place}",
+            option,
+        )
+    more = f", ... ({len(names)} in all)" if len(names) > MOST_NAMED else ""
+    if more:
+        names = difflib.get_close_matches(wanted, names, MOST_NAMED, cutoff=0.0)
+    raise OptionError(
+        f"no preference has the {option} {wanted!r}; {nearest(wanted, names)}{more}", option
+    )

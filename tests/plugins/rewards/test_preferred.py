@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -91,6 +92,58 @@ def test_a_score_lies_on_its_scale() -> None:
         DataError, match=r"'tone' of a preference is 0\.75, outside of the scale 0 to"
     ):
         scores(score="tone", scale=[0.0, 0.6])
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong", "sentence"),
+    [
+        ({"group": "nort"}, "group", "the group 'nort'; did you mean 'north'? Allowed: north, sou"),
+        ({"annotator": "cy"}, "annotator", "the annotator 'cy'; allowed: ann, bo"),
+        ({"group": "north", "annotator": "bo"}, "annotator", "the annotator 'bo'; allowed: ann"),
+        ({"score": "ton"}, "score", "the score 'ton'; did you mean 'tone'? Allowed: tone, wit"),
+        ({"group": "south", "score": "tone"}, "score", "found 'tone', and no preference has a sco"),
+        ({"score": "tone", "scale": [0.0, 0.6]}, "scale", "rows.csv, line 2: the score 'tone' of "),
+    ],
+)
+def test_options_that_no_preference_fits(
+    options: dict[str, Any], wrong: str, sentence: str
+) -> None:
+    pairs = [replace(pair, where=f"rows.csv, line {n}") for n, pair in enumerate(PAIRS, 2)]
+    with pytest.raises(OptionError, match=re.escape(sentence)) as refusal:
+        Preferred(**options).check_pairs(pairs)
+    assert refusal.value.option == wrong
+
+
+@pytest.mark.parametrize(
+    ("option", "column"),
+    [("group", "a group; "), ("annotator", "an annotator; "), ("score", "a score; ")],
+)
+def test_where_there_is_nothing_of_a_kind_the_column_is_named(option: str, column: str) -> None:
+    with pytest.raises(OptionError, match=rf"no preference has {column}.* from columns? `"):
+        Preferred(**{option: "north"}).check_pairs([PAIRS[2]])
+
+
+def test_of_many_names_the_nearest_are_listed() -> None:
+    pairs = [replace(PAIRS[0], annotator=f"person {n}") for n in range(100)]
+    with pytest.raises(
+        OptionError, match=r"did you mean 'person 1'.*, \.\.\. \(100 in all\)$"
+    ) as no:
+        Preferred(annotator="person1").check_pairs(pairs)
+    assert str(no.value).count("person ") == 9
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"group": "north"},
+        {"group": ""},  # those of nobody
+        {"group": "north", "score": "tone", "scale": [0.5, 0.75]},
+        {"score": "wit"},
+    ],
+)
+def test_options_that_fit(options: dict[str, Any]) -> None:
+    Preferred(**options).check_pairs(PAIRS)
 
 
 @pytest.mark.parametrize("options", [{"scale": [0.0, 1.0]}, {"score": "tone", "scale": [1.0, 1.0]}])

@@ -53,6 +53,9 @@ class Pretrained(PolicySource):
     the tokenizer's end token or at any other that the model's generation settings name. Only
     safetensors are read, and no code that comes with a model is run.
 
+    What does not fit into the model's context (``max_position_embeddings``) is left out with a
+    warning, never cut: prompts with ``rollout.max_tokens`` to come, and preferences.
+
     Full training keeps a frozen copy of the model if something needs the reference policy; with
     LoRA (extra ``moalign[lora]``) the adapter is switched off instead, checkpoints hold the
     adapter only, and exports are merged.

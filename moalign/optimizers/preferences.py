@@ -6,12 +6,14 @@ objectives.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
 from moalign.components import Optimizer
+from moalign.errors import ContractError
 from moalign.maths.normalisation import ROUNDING
 
 if TYPE_CHECKING:
@@ -121,8 +123,8 @@ class Pairs:
 class PairwiseOptimizer(Optimizer):
     """Sums a loss over pairs of completions, of which each objective prefers one.
 
-    A subclass gives what makes it another method: the loss of a pair (:meth:`loss_of_pairs`), the
-    log-ratios that are compared (:meth:`ratios`), or what soft labels say (:meth:`probability`).
+    A subclass gives the loss of a pair (:meth:`loss_of_pairs`); it may change the log-ratios that
+    are compared (:meth:`ratios`), or what soft labels say (:meth:`probability`).
     For objective k and a prompt, over the pairs (i, j) of its completions whose scores differ::
 
         loss_pk = mean of loss_of_pairs(chosen, rejected)          labels: hard
@@ -159,8 +161,12 @@ class PairwiseOptimizer(Optimizer):
         self.graded = self.graded or labels == "soft"
         self.epochs = epochs
 
+    @abstractmethod
     def loss_of_pairs(self, pairs: Pairs) -> Tensor:
-        """Return the loss of each pair, [P, N, K], finite; here ``-log sigmoid(beta h)``."""
+        """Return the loss of each pair for each objective, [P, N, K], finite."""
+
+    def logistic(self, pairs: Pairs) -> Tensor:
+        """Return ``-log sigmoid(beta h)``, the loss of ``dpo``, [P, N, K]."""
         from torch.nn.functional import logsigmoid
 
         return -logsigmoid(self.beta * pairs.h)
@@ -194,14 +200,25 @@ class PairwiseOptimizer(Optimizer):
         given = groups(logprobs_BT, rows)
         pairs, missing = compared(given, self.ratios(given))
         counted = ~missing if self.labels == "soft" else ~missing & (pairs.margin > 0)
-        losses = self.loss_of_pairs(pairs)
+        losses = self._checked(pairs)
         if self.labels == "soft":
             p = self.probability(pairs)
-            losses = p * losses + (1 - p) * self.loss_of_pairs(pairs.swapped())
+            losses = p * losses + (1 - p) * self._checked(pairs.swapped())
         count_PK = counted.sum(1)
         mean_PK = losses.masked_fill(~counted, 0.0).sum(1) / count_PK.clamp(min=1)
         metrics = pair_metrics(pairs, counted & (pairs.margin > 0), rows)
         return mean_PK.masked_fill(count_PK == 0, torch.nan), metrics
+
+    def _checked(self, pairs: Pairs) -> Tensor:
+        """Return the loss of each pair; of another shape it would be spread over all of them."""
+        losses = self.loss_of_pairs(pairs)
+        if losses.shape != pairs.h.shape:
+            raise ContractError(
+                f"optimizer {self.name}: loss_of_pairs() returned the shape {list(losses.shape)}; "
+                f"it must be that of pairs.h, [P, N, K], here {list(pairs.h.shape)}: a loss for "
+                "each pair and objective, which the base class averages"
+            )
+        return losses
 
 
 def compared(groups: Groups, ratios: tuple[Tensor, Tensor] | None = None) -> tuple[Pairs, Tensor]:

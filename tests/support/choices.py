@@ -132,6 +132,9 @@ class BothWays(PairwiseOptimizer):
         super().__init__(beta=1.0, epochs=epochs)
         self.online, self.offline = online, offline
 
+    def loss_of_pairs(self, pairs: Any) -> Tensor:
+        return self.logistic(pairs)
+
     def advantages(self, scores_PGK: Tensor, batch: Any) -> Tensor:
         centred = scores_PGK - scores_PGK.nanmean(1, keepdim=True)
         return centred.nan_to_num(0.0).flatten(0, 1)[:, None]
@@ -182,6 +185,9 @@ class ReadsOld(PairwiseOptimizer):
 
     name: ClassVar[str] = "reads-old"
     needs: frozenset[str] = frozenset({"ref_logprobs", "logprobs"})
+
+    def loss_of_pairs(self, pairs: Any) -> Tensor:
+        return self.logistic(pairs)
 
     def losses(self, logprobs_BT: Tensor, rows: Any) -> tuple[Tensor, dict[str, Tensor]]:
         losses, metrics = super().losses(logprobs_BT, rows)

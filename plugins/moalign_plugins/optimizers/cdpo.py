@@ -59,5 +59,5 @@ class Cdpo(PairwiseOptimizer):
 
     def loss_of_pairs(self, pairs: Pairs) -> Tensor:
         """Return ``-(1 - e) log sigmoid(beta h) - e log sigmoid(-beta h)``."""
-        right, wrong = super().loss_of_pairs(pairs), super().loss_of_pairs(pairs.swapped())
+        right, wrong = self.logistic(pairs), self.logistic(pairs.swapped())
         return (1.0 - self.smoothing) * right + self.smoothing * wrong

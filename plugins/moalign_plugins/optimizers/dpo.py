@@ -9,6 +9,10 @@ from moalign.optimizers.preferences import PairwiseOptimizer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import Tensor
+
+    from moalign.optimizers.preferences import Pairs
+
 
 class Dpo(PairwiseOptimizer):
     """Makes the better of two completions likelier than the other, against the reference policy.
@@ -42,3 +46,7 @@ class Dpo(PairwiseOptimizer):
 
     name: ClassVar[str] = "dpo"
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"beta": 1.0, "labels": "soft"})
+
+    def loss_of_pairs(self, pairs: Pairs) -> Tensor:
+        """Return ``-log sigmoid(beta h)``."""
+        return self.logistic(pairs)

@@ -41,7 +41,8 @@ class Grpo(ClippedOptimizer):
     Source:
         "DeepSeekMath", Shao et al. 2024, arXiv 2402.03300, equations 3 and 4. Differs: the mean is
         taken over all tokens (``aggregation: seq-mean-token-mean`` is the paper's), which is the
-        default of verl; the dual clip is verl's; no KL unless asked for (paper: 0.04).
+        default of verl; the dual clip is verl's; no KL unless asked for (paper: 0.04). Not group
+        robust preference optimisation, also called GRPO: that is the weighting ``group-robust``.
 
     When to use it:
         The default. Scores with few levels (right or wrong) and several objectives in different

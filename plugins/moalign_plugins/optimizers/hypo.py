@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from moalign.optimizers.preferences import Pairs
     from moalign.types import Batch, Rows
 
 
@@ -70,6 +71,10 @@ class Hypo(PairwiseOptimizer):
         super().__init__(**pairwise)
         self.kl_coefficient = kl_coefficient
         self._surrogate = ClippedSurrogate(0.2, 0.2, 3.0, 0.0, "k3", "seq-mean-token-sum")
+
+    def loss_of_pairs(self, pairs: Pairs) -> Tensor:
+        """Return ``-log sigmoid(beta h)``."""
+        return self.logistic(pairs)
 
     def advantages(self, scores_PGK: Tensor, batch: Batch) -> Tensor:
         """Return each score from its group's mean, [B, 1, K], for weightings; nothing is learnt."""

@@ -35,6 +35,7 @@ class Ipo(PairwiseOptimizer):
         "A General Theoretical Paradigm to Understand Learning from Human Preferences", Azar et al.
         2023, arXiv 2310.12036, equation 17. Differs: several objectives, whose losses are a
         weighted sum. The equation sums over tokens; TRL takes the mean, as it says the authors did.
+        This is identity preference optimisation; implicit PO has the same short name.
 
     When to use it:
         Few or consistent preferences, which ``dpo`` would overfit; preferences with cycles.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from moalign.optimizers.preferences import Groups
+    from moalign.optimizers.preferences import Groups, Pairs
 
 
 class LdDpo(PairwiseOptimizer):
@@ -55,6 +55,10 @@ class LdDpo(PairwiseOptimizer):
         """
         super().__init__(**pairwise)
         self.alpha = alpha
+
+    def loss_of_pairs(self, pairs: Pairs) -> Tensor:
+        """Return ``-log sigmoid(beta h)``."""
+        return self.logistic(pairs)
 
     def ratios(self, groups: Groups) -> tuple[Tensor, Tensor]:
         """Return the log-ratios with what is beyond the shorter length discounted, [P, N] each."""

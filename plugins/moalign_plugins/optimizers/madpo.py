@@ -83,4 +83,4 @@ class Madpo(PairwiseOptimizer):
         assert self._ranges_K is not None, "begin() comes first"
         shares = pairs.margin.abs() / self._ranges_K.to(pairs.margin)
         weights = 2.0 * (self.sharpness * (self.threshold - shares)).sigmoid()
-        return weights * super().loss_of_pairs(pairs)
+        return weights * self.logistic(pairs)

@@ -35,7 +35,7 @@ class Mmpo(PairwiseOptimizer):
     Source:
         "Margin Matching Preference Optimization", Kim et al. 2024, arXiv 2410.03145. Differs: a
         margin is a share of the objective's bounds; several objectives, whose losses are a weighted
-        sum.
+        sum. Not MPO (meta policy), MRPO (multi-reference) or MaPO (margin-aware).
 
     When to use it:
         Graded scores, such as marks out of ten, in whatever unit. Marks that people gave, which the
@@ -75,6 +75,10 @@ class Mmpo(PairwiseOptimizer):
     def begin(self, objectives: Sequence[Objective], width: int, seed: int) -> None:
         """Look up how far apart the bounds of each objective are."""
         self._ranges_K = ranges(objectives)
+
+    def loss_of_pairs(self, pairs: Pairs) -> Tensor:
+        """Return ``-log sigmoid(beta h)``."""
+        return self.logistic(pairs)
 
     def probability(self, pairs: Pairs) -> Tensor:
         """Return ``sigmoid(gamma m)``."""

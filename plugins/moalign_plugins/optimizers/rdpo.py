@@ -63,6 +63,6 @@ class Rdpo(PairwiseOptimizer):
 
     def loss_of_pairs(self, pairs: Pairs) -> Tensor:
         """Return ``(-(1 - e) log sigmoid(beta h) + e log sigmoid(-beta h)) / (1 - 2e)``."""
-        right, wrong = super().loss_of_pairs(pairs), super().loss_of_pairs(pairs.swapped())
+        right, wrong = self.logistic(pairs), self.logistic(pairs.swapped())
         unflipped = (1.0 - self.flip_rate) * right - self.flip_rate * wrong
         return unflipped / (1.0 - 2.0 * self.flip_rate)

@@ -82,4 +82,4 @@ class RpoSft(PairwiseOptimizer):
         chosen = pairs.chosen
         if self.likelihood == "mean":
             chosen = chosen / pairs.chosen_length.clamp(min=1)
-        return super().loss_of_pairs(pairs) - self.eta * chosen
+        return self.logistic(pairs) - self.eta * chosen

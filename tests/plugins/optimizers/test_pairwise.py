@@ -11,6 +11,7 @@ from tabular import begun, fit, rows_of
 from torch import Tensor
 
 from moalign.components import Optimizer
+from moalign.errors import ContractError
 from moalign.optimizers.preferences import Labels, PairwiseOptimizer
 from moalign.testing.steps import make_objectives
 from moalign_plugins.optimizers.cdpo import Cdpo
@@ -84,6 +85,33 @@ def test_golden_values_at_a_log_ratio_of_3(optimizer: Optimizer, expected: float
     # The same pair, listed the other way round.
     swapped = pair_loss(optimizer, [-1.0], [1.5, 0.5], (0.0, 1.0))
     assert swapped == pytest.approx(expected, abs=5e-6)
+
+
+class Misspelt(PairwiseOptimizer):
+    name = "misspelt"
+
+    def loss_of_pair(self, pairs):
+        return pairs.h.square()
+
+
+class OfTheBatch(PairwiseOptimizer):
+    name = "of-the-batch"
+
+    def loss_of_pairs(self, pairs):
+        return pairs.h.square().mean()
+
+
+def test_a_subclass_without_a_loss_is_no_other_method():
+    with pytest.raises(TypeError, match=r"abstract class Misspelt .*loss_of_pairs"):
+        Misspelt()
+
+
+def test_a_loss_of_another_shape_is_refused():
+    message = (
+        r"of-the-batch: loss_of_pairs\(\) returned the shape \[\]; it must be that of pairs\.h"
+    )
+    with pytest.raises(ContractError, match=message):
+        pair_loss(OfTheBatch(), [3.0], [0.0])
 
 
 def test_ipo_is_least_at_1_over_2_beta():

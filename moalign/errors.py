@@ -68,3 +68,8 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     match = difflib.get_close_matches(name, names, n=1)
     listing = ", ".join(names)
     return f"did you mean {match[0]!r}? Allowed: {listing}" if match else f"allowed: {listing}"
+
+
+def one(kind: str) -> str:
+    """Return a kind of component with its article: ``a task``, ``an optimizer``."""
+    return f"{'an' if kind[:1] in 'aeiou' else 'a'} {kind}"

@@ -20,7 +20,7 @@ import pluggy
 
 from moalign import hookspecs
 from moalign.components import KINDS, Component
-from moalign.errors import OptionError, PluginError, nearest
+from moalign.errors import OptionError, PluginError, nearest, one
 from moalign.options import check_class, construct
 
 C = TypeVar("C", bound=Component)
@@ -107,7 +107,10 @@ class Catalogue:
         """
         entry = self._entries.get((kind, name))
         if entry is None:
-            raise OptionError(f"no {kind} is called {name!r}; {nearest(name, self.names(kind))}")
+            known = nearest(name, self.names(kind))
+            raise OptionError(
+                f"no {kind} is called {name!r}; {known}; one of your own needs --plugin FILE"
+            )
         return entry.cls
 
     def origin(self, kind: str, name: str) -> str:
@@ -141,8 +144,13 @@ def split_reference(kind: str, value: Any) -> tuple[str, dict[str, Any]]:
         ((name, options),) = value.items()
         if isinstance(name, str) and (options is None or isinstance(options, Mapping)):
             return name, dict(options or {})
+        if isinstance(name, str):
+            raise OptionError(
+                f"the options of {kind} {name} are a mapping, {{{name}: {{option: value}}}}; "
+                f"found {options!r}"
+            )
     raise OptionError(
-        f"a {kind} is given as its name, or as {{name: {{option: value}}}}; found {value!r}"
+        f"{one(kind)} is given as its name, or as {{name: {{option: value}}}}; found {value!r}"
     )
 
 

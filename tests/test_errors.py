@@ -8,7 +8,7 @@ import pytest
 
 import moalign
 from moalign import errors
-from moalign.errors import MoalignError, OptionError, nearest
+from moalign.errors import MoalignError, OptionError, nearest, one
 
 CLASSES = [
     cls
@@ -49,3 +49,12 @@ def test_an_option_error_names_its_option() -> None:
 )
 def test_the_nearest_name_is_offered(name: str, allowed: list[str], clause: str) -> None:
     assert nearest(name, allowed) == clause
+
+
+def test_a_kind_of_component_has_its_article() -> None:
+    assert [one(kind) for kind in ("task", "optimizer", "executor", "reward")] == [
+        "a task",
+        "an optimizer",
+        "an executor",
+        "a reward",
+    ]

@@ -241,14 +241,24 @@ def test_a_component_is_given_by_name_or_with_options(value: Any, split: Any) ->
     assert split_reference("weighting", value) == split
 
 
-@pytest.mark.parametrize(
-    "value", [None, 3, [], ["mine"], {}, {"a": {}, "b": {}}, {1: {}}, {"a": 3}]
-)
+@pytest.mark.parametrize("value", [None, 3, [], ["mine"], {}, {"a": {}, "b": {}}, {1: {}}])
 def test_anything_else_is_refused(value: Any) -> None:
     with pytest.raises(OptionError) as caught:
         split_reference("weighting", value)
     assert str(caught.value) == (
         f"a weighting is given as its name, or as {{name: {{option: value}}}}; found {value!r}"
+    )
+    with pytest.raises(OptionError, match="an optimizer is given as its name"):
+        split_reference("optimizer", value)
+
+
+@pytest.mark.parametrize("options", [3, "fast", ["limit"]])
+def test_options_that_are_no_mapping_are_refused(options: Any) -> None:
+    with pytest.raises(OptionError) as caught:
+        split_reference("weighting", {"mine": options})
+    assert str(caught.value) == (
+        f"the options of weighting mine are a mapping, {{mine: {{option: value}}}}; "
+        f"found {options!r}"
     )
 
 
@@ -270,7 +280,7 @@ def test_an_unknown_component_is_a_sentence(write: Write) -> None:
     ]:
         with pytest.raises(OptionError) as caught:
             catalogue.build(Weighting, value)
-        assert str(caught.value) == sentence
+        assert str(caught.value) == f"{sentence}; one of your own needs --plugin FILE"
     with pytest.raises(OptionError, match="no reward is called 'mine'; none exist"):
         catalogue.build(Reward, "mine")
 

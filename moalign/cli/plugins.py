@@ -14,7 +14,7 @@ import typer
 
 from moalign.cli.common import PluginFiles, is_terminal, new_console
 from moalign.components import KINDS, Component
-from moalign.errors import OptionError, PluginError, nearest
+from moalign.errors import OptionError, PluginError, nearest, one
 from moalign.options import Option, constructors, options_of
 from moalign.plugins import NAME, Catalogue, Entry, load
 
@@ -206,17 +206,16 @@ def new(
     if kind not in TEMPLATES:
         raise OptionError(f"there is no template for {kind!r}; {nearest(kind, TEMPLATES)}")
     template, kind = kind, KINDS.get(kind, kind)
-    one = f"an {kind}" if kind == "optimizer" else f"a {kind}"
     if not NAME.fullmatch(name):
         raise OptionError(
-            f"{one} cannot be called {name!r}; use kebab-case, lower-case letters, digits and "
-            f"hyphens, such as 'my-{kind}'"
+            f"{one(kind)} cannot be called {name!r}; use kebab-case, lower-case letters, digits "
+            f"and hyphens, such as 'my-{kind}'"
         )
     stem = name.replace("-", "_")
     taken = [entry for entry in load().entries(kind) if entry.cls.name == name]
     if taken:
         raise PluginError(
-            f"{one} called {name!r} exists already ({taken[0].origin}); choose another name"
+            f"{one(kind)} called {name!r} exists already ({taken[0].origin}); choose another name"
         )
     words = {
         "name": name,

@@ -6,6 +6,7 @@ key that occurs twice is an error; anchors work, tags do not.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -133,6 +134,12 @@ def parse_value(text: str) -> Any:
         StudyError: not YAML.
     """
     return parse(f"value: {text}", f"--set value {text!r}").data["value"]
+
+
+def as_text(value: Any) -> str:
+    """Return plain data as YAML on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf, sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def _keys(

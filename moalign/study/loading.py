@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import types
 import typing
@@ -92,7 +93,7 @@ def checked(doc: Document, catalogue: Catalogue, text: str = "") -> Study:
     Raises:
         StudyError: see :func:`load`.
     """
-    section = _validate(doc)
+    section = _validate(doc, catalogue)
     data = json.loads(json.dumps(section.model_dump()))
     for place, base in paths.places(data):
         node = data
@@ -108,7 +109,7 @@ def checked(doc: Document, catalogue: Catalogue, text: str = "") -> Study:
     return study
 
 
-def _validate(doc: Document) -> StudySection:
+def _validate(doc: Document, catalogue: Catalogue) -> StudySection:
     try:
         return StudySection.model_validate_json(json.dumps(doc.data))
     except ValidationError as error:
@@ -120,14 +121,53 @@ def _validate(doc: Document) -> StudySection:
         kind, value = first["type"], first.get("input")
         if kind == "extra_forbidden":
             allowed = _keys_beside(first["loc"])
-            message = f"no such key; {nearest(str(location[-1]), allowed)}"
+            message = _as_option(doc, location, value, catalogue) or (
+                f"no such key; {nearest(str(location[-1]), allowed)}"
+            )
         elif kind == "missing":
             message = f"this key is missing ({_meaning(first['loc'])})"
         else:
             found = json.dumps(value) if not isinstance(value, dict) else "a mapping"
             reason = first["msg"].removeprefix("Value error, ")
             message = f"found {found}; {reason[0].lower()}{reason[1:]}"
+            message = _as_reference(location, value) or message
         raise StudyError(f"{where}: {message}") from None
+
+
+def _as_option(
+    doc: Document, location: tuple[str | int, ...], value: Any, catalogue: Catalogue
+) -> str:
+    """Say where a key belongs that is an option of a component beside it; empty if it is none."""
+    named = doc.data if isinstance(doc.data.get("objectives"), dict) else {}
+    for place, base in paths.places(named):
+        if place[:-1] != location[:-1]:
+            continue
+        node: Any = doc.data
+        with contextlib.suppress(OptionError, KeyError, TypeError):  # told when it is read itself
+            for part in place:
+                node = node[part]
+            name, given = split_reference(base.kind, node)
+            option = str(location[-1])
+            if option in (known.name for known in options_of(catalogue.find(base.kind, name))):
+                moved = document.as_text({place[-1]: {name: {**given, option: value}}})[1:-1]
+                path = ".".join((*place, option))
+                return (
+                    f"{option!r} is an option of {base.kind} {name}; write {moved}, "
+                    f"or --set {path}={document.as_text(value)}"
+                )
+    return ""
+
+
+def _as_reference(location: tuple[str | int, ...], value: Any) -> str:
+    """Say what is wrong with what should name a component; empty if it should not, or does."""
+    tracker = location[:1] == ("trackers",) and len(location) == 2
+    base = Tracker if tracker else paths.kind_at(tuple(map(str, location)))
+    if base is not None:
+        try:
+            split_reference(base.kind, value)
+        except OptionError as error:
+            return str(error)
+    return ""
 
 
 def _likeliest(problems: list[Any]) -> list[Any]:

@@ -176,6 +176,52 @@ MISTAKES = [
     ("limit: 2.0", "limit: .nan", "option 'limit' should be float > 0; found nan"),
     ("limit: 2.0", "limit: yes", "option 'limit' should be float > 0; found 'yes'"),
     ("steps: 20", "stesp: 20", "key training.stesp: no such key; did you mean 'steps'?"),
+    (
+        "steps: 20",
+        "steps: 20, clip: 0.3",
+        "toy.yaml line 8, key training.clip: 'clip' is an option of optimizer pairwise; write "
+        "optimizer: {pairwise: {clip: 0.3}}, or --set training.optimizer.clip=0.3",
+    ),
+    (
+        "optimizer: pairwise, steps: 20",
+        "optimizer: {pairwise: {clip: 0.3}}, steps: 20, clp: 0.3",
+        "key training.clp: no such key; allowed: batch_norm, clip_norm",
+    ),
+    (
+        "weighting: flat",
+        "weighting: {flat: {rate: 0.2}}\npreference: {first: 1, second: 3}",
+        "write weighting: {flat: {rate: 0.2, preference: {first: 1, second: 3}}}, or --set "
+        "weighting.preference={first: 1, second: 3}",
+    ),
+    ("objectives:\n", "rate: 0.2\nobjectives: 3\nothers:\n", "key rate: 'rate' is an option of w"),
+    (
+        "reward: {one: {limit: 2.0}}",
+        "reward: one, limit: 2.0",
+        "line 6, key objectives.second.limit: 'limit' is an option of reward one",
+    ),
+    ("optimizer: pairwise", "optimizer: pairwse, clip: 0.3", "key training.clip: no such key"),
+    (
+        "optimizer: pairwise",
+        "optimizer: {pairwise: 1}",
+        "toy.yaml line 8, key training.optimizer: the options of optimizer pairwise are a mapping, "
+        "{pairwise: {option: value}}; found 1",
+    ),
+    (
+        "optimizer: pairwise",
+        "optimizer: {pairwise: {}, pairs: {}}",
+        "key training.optimizer: an optimizer is given as its name, or as {name: {option: value}}",
+    ),
+    ("optimizer: pairwise", "optimizer: 3", "an optimizer is given as its name, or as {name:"),
+    (
+        "trackers: [silent]",
+        "trackers: [silent, {silent: 1}]",
+        "line 17, key trackers.1: the options of tracker silent are a mapping, {silent:",
+    ),
+    (
+        "optimizer: pairwise",
+        "optimizer: mine",
+        "; one of your own needs --plugin FILE",
+    ),
     ("steps: 20", "steps: 0", "key training.steps: found 0; input should be greater than"),
     ("steps: 20", "steps: many", 'key training.steps: found "many"; input should be a valid'),
     ("steps: 20", "steps: 20, group: 1", "group must be at least 2; found 1"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from moalign.components import Optimizer, Reward, Task
 from moalign.errors import DataError, OptionError
@@ -198,10 +199,15 @@ def _concerned(task: Task, column: Column, read: Sequence[Candidate]) -> list[in
     """Return which preferences have a completion that an objective prefers."""
     if not read:
         return []
-    with unchanged([column]):
-        scores_P2 = score(unread_batch(task, read), [column]).scores_BK.view(-1, 2)
+    scores_P2 = _pair_scores(task, column, read)
     prefers_P = (scores_P2[:, 0] != scores_P2[:, 1]) & ~scores_P2.isnan().any(1)
     return prefers_P.nonzero().flatten().tolist()
+
+
+def _pair_scores(task: Task, column: Column, read: Sequence[Candidate]) -> Tensor:
+    """Return an objective's scores of preferences between two completions, [P, 2]."""
+    with unchanged([column]):
+        return score(unread_batch(task, read), [column]).scores_BK.view(-1, 2)
 
 
 def _judges_pairs(reward: Reward) -> bool:
@@ -276,6 +282,33 @@ def check_preferences(study: Study, prompts: Mapping[Split, Sequence[Prompt]]) -
                     f"needed, and {FEWEST} for a good one: "
                     f"{_more_units(study, split, column, found.usable)}"
                 )
+        if split == "train":
+            judged = {n: r for n, r in rewards.items() if n in trained and _judges_pairs(r)}
+            columns = [Column(n, reward, sections[n].output) for n, reward in judged.items()]
+            _check_heard(study, columns, read)
+
+
+def _check_heard(study: Study, columns: Sequence[Column], read: Sequence[Candidate]) -> None:
+    """Raise if an objective says nothing of any preference that one loss for all learns from."""
+    optimizer = study.new_optimizer()
+    if type(optimizer).losses is not Optimizer.losses:
+        return
+    optimizer.begin(study.train_objectives, 1, study.seed)
+    names = [objective.name for objective in study.train_objectives]
+    # A reward of texts scores every completion; which one it prefers does not matter here.
+    scores_P2K = torch.tensor([1.0, 0.0])[None, :, None].repeat(len(read), 1, len(names))
+    for column in columns:
+        scores_P2K[..., names.index(column.name)] = _pair_scores(study.task, column, read)
+    learned_P1 = optimizer.applies(scores_P2K).any(1, keepdim=True)
+    heard_K = (learned_P1 & ~scores_P2K.isnan().any(1)).any(0)
+    for name, heard in zip(names, heard_K.tolist(), strict=True):
+        if not heard:
+            raise DataError(
+                f"objective {name} has no score for both completions of any of the "
+                f"{int(learned_P1.sum())} preferences that optimizer {optimizer.name} learns from, "
+                "so it would train nothing; give preferences that have what it reads, or leave it "
+                "out of training with `monitor: true`"
+            )
 
 
 def _check_options(study: Study, split: Split, column: Column, read: Sequence[Candidate]) -> None:

@@ -853,6 +853,23 @@ def test_where_nothing_is_preferred_the_objective_is_named(monkeypatch: pytest.M
         check_data(study)
 
 
+def test_one_loss_for_all_has_to_meet_the_scores_of_each() -> None:
+    apart = (
+        "objectives={north: {reward: {preferred: {group: north}}}, "
+        "south: {reward: {preferred: {group: south}}}}",
+        "search.space={}",
+    )
+    check_data(new_study(*apart))
+    with pytest.raises(
+        DataError,
+        match=r"objective south has no score for both completions of any of the 12 preferences "
+        r"that optimizer modpo learns from, .* `monitor: true`",
+    ):
+        check_data(new_study(*apart, "training.optimizer={modpo: {primary: north}}"))
+    beside = "objectives.south={reward: letter-share}"
+    check_data(new_study(*apart, beside, "training.optimizer={modpo: {primary: north}}"))
+
+
 def test_where_preferences_are_not_read_they_may_be_missing() -> None:
     nobody = ("task={choices: {splits: []}}", "search.space={}")
     check_data(new_study(*nobody, *OF_SAMPLES))

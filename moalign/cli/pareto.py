@@ -204,6 +204,10 @@ def drive(
         view.stop()  # its last words are that the front is being measured
         return write_all(study, state, console)
 
+    def leaving(steps: Mapping[int, int]) -> None:
+        view.stop()
+        typer.echo(what_stops(study, steps, view.building), err=True)
+
     try:
         view.start()
         with _short_warnings(console):
@@ -217,6 +221,7 @@ def drive(
                 strict=strict,
                 progress=view.base,
                 report=report,
+                leaving=leaving,
             )
     except KeyboardInterrupt:  # before the driver began, or again while it was closing
         view.stop()
@@ -234,6 +239,30 @@ def drive(
         return None
     _say_how_to_go_on(console, "Stopped.")
     raise typer.Exit(INTERRUPTED)
+
+
+def what_stops(study: Study, steps: Mapping[int, int], building: str = "") -> str:
+    """Return what to tell at Ctrl-C: what is waited for, and from where the same command goes on.
+
+    Args:
+        study: names the executor and the trackers.
+        steps: from which trials in training go on, by trial.
+        building: what is being built before any training, if anything is.
+    """
+    from moalign.execution import WorkersExecutor
+
+    workers = isinstance(study.new_executor(), WorkersExecutor)
+    waits = ["the workers to end"] if workers else []
+    again = "does not wait"
+    if study.data["trackers"]:
+        names = " and ".join(name for reference in study.data["trackers"] for name in reference)
+        waits.append(f"{names} to write what is left")
+        again += ", and may leave that half written"
+    waiting = f": waiting for {' and '.join(waits)}; Ctrl-C again {again}" if waits else ""
+    begins = [f"trial {trial} from step {step}" for trial, step in steps.items()]
+    begins += [f"{building} from the beginning"] if building else []
+    on = f", with {', '.join(begins)}" if begins else ""
+    return f"Stopping{waiting}. The same command goes on{on}."
 
 
 def earlier_run(study: Study, folder: Path) -> Run | None:

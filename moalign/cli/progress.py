@@ -75,6 +75,7 @@ class ProgressView:
         self._points = 0
         self._hypervolume = 0.0
         self._base: tuple[float, str] = (0.0, "")
+        self._built = False
         self._told = 0.0
         self._began = time.monotonic()
         self._searching: float | None = None
@@ -106,9 +107,18 @@ class ProgressView:
     def base(self, done: float, words: str) -> None:
         """Show how far the base policy is built; ``done`` is a share in [0, 1]."""
         self._base = (done, words)
+        self._built = self._built or done >= 1.0  # what follows is made from it
         if self._live is None and self._told + LOUD <= done < 1.0:
             self._told = done
             self._say(f"base policy: {done:.0%}, {words}")
+
+    @property
+    def building(self) -> str:
+        """What is being built before any training; empty if nothing is."""
+        done, words = self._base
+        if done >= 1.0 or not words:
+            return ""
+        return words if self._built else "the base policy"
 
     # --- what the driver announces -------------------------------------------------------------
 
@@ -243,7 +253,7 @@ class ProgressView:
         from rich.progress_bar import ProgressBar
 
         done, words = self._base
-        if done < 1.0 and words:
+        if self.building:
             bar = ProgressBar(total=1.0, completed=done, width=40)
             return Group(f"base policy: {words}", bar)
         bar = ProgressBar(total=self.trials, completed=self._done(), width=40)

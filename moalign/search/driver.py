@@ -46,6 +46,7 @@ WAIT: Final = 1.0  # seconds between two looks at the clock
 
 Progress = Callable[[float, str], None]
 Report = Callable[[Run], Mapping[str, Path]]
+Leaving = Callable[[Mapping[int, int]], None]
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def run_study(
     strict: bool = False,
     progress: Progress | None = None,
     report: Report | None = None,
+    leaving: Leaving | None = None,
     segment: SegmentFunction | None = None,
     prepare: Callable[[Study, RunFolder, Progress], object] | None = None,
 ) -> Result:
@@ -93,6 +95,8 @@ def run_study(
         strict: a listener that raises ends the study instead of being reported.
         progress: called with the share done in [0, 1] while the base policy is built.
         report: called once the study is finished; returns the files it wrote, by role.
+        leaving: called at Ctrl-C, before workers and trackers are waited for, with the step from
+            which each trial in training goes on. Another Ctrl-C then passes through at once.
         segment: what a worker runs; default: :func:`moalign.search.segments.run_segment`.
         prepare: builds the base policy; default: :func:`moalign.search.artifacts.ensure_base`.
 
@@ -118,6 +122,7 @@ def run_study(
     with contextlib.closing(executor), Record(RunFolder(Path(folder))) as record:
         driver = _Driver(study, record, strategy, executor, announce, total, deadline)
         driver.known = 0 if own else record.state.settled
+        driver.leaving = leaving or driver.leaving
         return driver.drive(lambda: prepare(study, record.state.folder, told), report)
 
 
@@ -136,6 +141,8 @@ class _Driver:
     awaited: int = 0  # trials more than usual whose results the next proposal waits for
     front: tuple[Observation, ...] = ()
     pruned: set[tuple[int, int, str]] = field(default_factory=set)
+    leaving: Leaving = lambda _steps: None
+    left: bool = False
 
     @property
     def run(self) -> Run:
@@ -159,6 +166,8 @@ class _Driver:
             self._test()
             return self._leave("finished", report(self.run) if report else {})
         except KeyboardInterrupt:
+            if not self.left:  # else it was closing already, and waits for nothing any more
+                self.leaving(self._in_training())
             return self._leave("interrupted")
         except BaseException:
             with contextlib.suppress(RecordError):  # the first error is the one to tell
@@ -198,6 +207,7 @@ class _Driver:
 
     def _leave(self, outcome: Outcome, files: Mapping[str, Path] | None = None) -> Result:
         """Stop the workers, write down how the run was left, and say so."""
+        self.left = True
         self.executor.close()
         self.record.append(events.Closed(time.time(), outcome))
         if outcome == "finished":
@@ -211,6 +221,11 @@ class _Driver:
         )
         self.announce.close()
         return result
+
+    def _in_training(self) -> dict[int, int]:
+        """Return the trials that train now, and the step from which they go on if they stop."""
+        tasks = sorted(self.running.values(), key=lambda task: task.trial)
+        return {task.trial: task.since for task in tasks if task.since < task.until}
 
     # --- the loop ------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from moalign.cli import command_line
+from moalign.cli.pareto import what_stops
 from moalign.errors import DataError, NonFiniteError
 from moalign.types import BASE
 
@@ -203,6 +204,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(
     done = moalign("pareto")
     assert done.exit_code == 130
     assert "Stopped. Nothing that finished is lost; the same command goes on." in done.stdout
+    assert done.stderr == "Stopping. The same command goes on, with trial 2 from step 0.\n"
     assert not (tmp_path / "runs" / "quick" / "report.md").exists()
     monkeypatch.setattr(segments, "run_segment", quick.quick_segment)
     done = moalign("pareto")
@@ -225,6 +227,22 @@ def test_ctrl_c_while_the_base_policy_is_built(
     assert done.exit_code == 130
     assert "base policy: 30%, loss 2.0" in done.stdout
     assert "the same command goes on" in done.stdout
+    assert done.stderr.endswith("goes on, with the base policy from the beginning.\n")
+
+
+def test_ctrl_c_says_what_is_waited_for_and_what_goes_on_from_where() -> None:
+    from quick import quick_study
+
+    workers = quick_study("executor=processes", "trackers=[notes, broken]")
+    assert what_stops(workers, {0: 20, 1: 0}) == (
+        "Stopping: waiting for the workers to end and notes and broken to write what is left; "
+        "Ctrl-C again does not wait, and may leave that half written. The same command goes on, "
+        "with trial 0 from step 20, trial 1 from step 0."
+    )
+    assert what_stops(quick_study("executor=processes"), {}) == (
+        "Stopping: waiting for the workers to end; Ctrl-C again does not wait. The same command "
+        "goes on."
+    )
 
 
 def test_the_time_is_up(moalign: Moalign) -> None:

@@ -519,6 +519,41 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path, fault
     assert archive(quick_run(tmp_path / "mine").run) == whole
 
 
+def test_ctrl_c_is_answered_before_anything_is_waited_for(tmp_path: Path, faults):
+    told = []
+
+    class Ending(Local):
+        def close(self):
+            told.append("workers end")
+            super().close()
+
+    class View:
+        @hookimpl
+        def moalign_study_ended(self, outcome):
+            told.append(outcome)
+
+    faults({"trial": 2, "step": 3, "kind": "interrupt"})
+    quick_run(tmp_path, executor=Ending(), listeners=[View()], leaving=told.append)
+    assert told[:3] == [{2: 2}, "workers end", "interrupted"], "trial 2 has been at rung 2"
+    del told[:]
+    faults({"trial": 2, "step": 4, "kind": "interrupt"})
+    quick_run(tmp_path, "executor=local", leaving=told.append)
+    assert told == [{2: 2}]
+
+
+def test_ctrl_c_while_a_study_closes_has_nothing_to_tell(tmp_path: Path):
+    class View:
+        @hookimpl
+        def moalign_study_ended(self, outcome):
+            if outcome == "finished":
+                raise KeyboardInterrupt
+
+    told = []
+    assert quick_run(tmp_path, listeners=[View()], leaving=told.append).outcome == "interrupted"
+    assert told == []
+    assert quick_run(tmp_path).outcome == "finished"
+
+
 def test_when_the_time_is_up_nothing_new_begins(tmp_path: Path, monkeypatch):
     whole = archive(quick_run(tmp_path / "whole").run)
     first = quick_run(tmp_path / "mine", max_hours=0.0)

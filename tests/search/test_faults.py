@@ -43,6 +43,7 @@ HANG = json.dumps([{"trial": 2, "step": 3, "kind": "hang"}])
 DRIVER = """
 import signal
 import sys
+import time
 from pathlib import Path
 from quick import Processes, quick_run
 from moalign import hookimpl
@@ -53,9 +54,16 @@ class View:
         if trial == 2:
             print(*[worker.process.pid for worker in executor._workers], flush=True)
 
+    @hookimpl
+    def moalign_study_ended(self):
+        time.sleep(float(sys.argv[2]))
+
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background job
 executor = Processes(workers=2)
-print(quick_run(Path(sys.argv[1]), executor=executor, listeners=[View()]).outcome)
+def leaving(steps):
+    print(steps, flush=True)
+
+print(quick_run(Path(sys.argv[1]), executor=executor, listeners=[View()], leaving=leaving).outcome)
 """
 
 
@@ -133,9 +141,10 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="lo
 @needs_proc
 @pytest.mark.alone
 def test_ctrl_c_ends_the_workers_and_leaves_the_run_in_order(tmp_path: Path):
-    with script("-c", DRIVER, str(tmp_path / "mine"), QUICK_FAULTS=HANG) as process:
+    with script("-c", DRIVER, str(tmp_path / "mine"), "0", QUICK_FAULTS=HANG) as process:
         workers = [int(pid) for pid in process.stdout.readline().split()]
         process.send_signal(signal.SIGINT)
+        assert process.stdout.readline().startswith("{"), "from where trials go on"
         assert process.stdout.read() == "interrupted\n"
     assert process.returncode == 0
     assert ended_within(0.5, workers)
@@ -147,8 +156,25 @@ def test_ctrl_c_ends_the_workers_and_leaves_the_run_in_order(tmp_path: Path):
 
 @needs_proc
 @pytest.mark.alone
+def test_ctrl_c_again_waits_for_no_tracker_and_leaves_no_worker(tmp_path: Path):
+    with script("-c", DRIVER, str(tmp_path / "mine"), "60", QUICK_FAULTS=HANG) as process:
+        workers = [int(pid) for pid in process.stdout.readline().split()]
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline().startswith("{"), "said while a tracker is waited for"
+        assert ended_within(2.0, workers)
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == ""
+        process.wait(10)
+    assert not any(map(alive, workers))
+    resumed = quick_run(tmp_path / "mine", executor=Processes(workers=2))
+    whole = quick_run(tmp_path / "whole", executor=Processes(workers=2))
+    assert archive(resumed.run) == archive(whole.run)
+
+
+@needs_proc
+@pytest.mark.alone
 def test_workers_of_a_killed_driver_end_and_the_study_goes_on(tmp_path: Path):
-    with script("-c", DRIVER, str(tmp_path / "mine"), QUICK_FAULTS=HANG) as process:
+    with script("-c", DRIVER, str(tmp_path / "mine"), "0", QUICK_FAULTS=HANG) as process:
         workers = [int(pid) for pid in process.stdout.readline().split()]
         assert len(workers) == 2
         time.sleep(0.2)

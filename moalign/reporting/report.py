@@ -31,6 +31,9 @@ from moalign.types import BASE, Cost
 MOST_LOST: Final = 20
 """How many lost workers a report lists."""
 
+MOST_TRIALS: Final = 3
+"""How many trials a report names that said the same; more of them are counted."""
+
 
 def front_of(run: Run) -> Front:
     """Compute the front of a run as its study wants it reported.
@@ -124,6 +127,8 @@ def report_text(run: Run, front: Front, facts: Mapping[str, Any]) -> str:
     if failures := [t for t in run.trials.values() if t.outcome == "failed"]:
         parts.append("## Failed trials")
         parts.append("\n".join(f"- trial {t.number}, step {t.step}: {t.reason}" for t in failures))
+    if run.notes:
+        parts += ["## Said in training", said_in_training(run)]
     if run.lost_workers:
         parts += ["## Lost workers", lost_workers(run.lost_workers)]
     if facts:
@@ -148,6 +153,16 @@ def summary(run: Run) -> str:
         f"{spent.generated:,} tokens, passed {spent.forwarded:,} forward and {spent.backwarded:,} "
         f"backward, and kept workers busy for {timedelta(seconds=round(seconds))}."
     )
+
+
+def said_in_training(run: Run) -> str:
+    """Return what trials had to say to people, the most frequent first."""
+    lines = []
+    for note, trials in sorted(run.notes.items(), key=lambda said: -len(said[1])):
+        few = [f"trial {number}" for number in sorted(trials)[:MOST_TRIALS]]
+        who = ", ".join(few) if len(few) == len(trials) else f"{len(trials)} trials"
+        lines.append(f"- {who}: {note}")
+    return "\n".join(lines)
 
 
 def lost_workers(lost: Sequence[events.Lost]) -> str:

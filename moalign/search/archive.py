@@ -96,6 +96,7 @@ class Run:
         tests: measurements on test, by ``(trial, step)``.
         test_openings: each time the test split was read.
         lost_workers: each time a worker was lost with a segment, or hung.
+        notes: what trials had to say in training, and which trials said it.
         closed: how the last driver left it; None if it is open or was killed.
         settled: how many trials there were when it was last finished; what they dominate is gone.
     """
@@ -108,6 +109,7 @@ class Run:
         self.tests: dict[tuple[int, int], events.Measured] = {}
         self.test_openings: list[events.OpenedTest] = []
         self.lost_workers: list[events.Lost] = []
+        self.notes: dict[str, list[int]] = {}
         self.closed: events.Outcome | None = None
         self.settled = 0
         self._live: dict[int, Trial] = {}
@@ -152,6 +154,8 @@ class Run:
                     self._ends(trial)
             case events.Lost():
                 self.lost_workers.append(event)
+            case events.Noted():
+                self.notes.setdefault(event.note, []).append(event.trial)
             case events.OpenedTest():
                 self.test_openings.append(event)
 

@@ -247,13 +247,20 @@ class _Driver:
             if isinstance(event, StepEvent):
                 trial = self.run.trials.get(event.trial)
                 if trial is None or event.step > trial.step:  # else it has been told
-                    self.announce.step_ended(event)
+                    self._stepped(event)
                 continue
             task = self.running.pop((event.trial, event.step, event.split))
             if isinstance(event, SegmentDone):
                 self._measured(task, event.seconds)
             else:
                 self._not_measured(task, event)
+
+    def _stepped(self, event: StepEvent) -> None:
+        """Say that a step has ended, and write down what its trial has not said before."""
+        self.announce.step_ended(event)
+        for note in event.notes:
+            if event.trial not in self.run.notes.get(note, ()):
+                self.record.append(events.Noted(time.time(), event.trial, event.step, note))
 
     def _advance(self) -> bool:
         """Do one thing that can be done now; False if there is none."""

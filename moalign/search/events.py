@@ -130,6 +130,17 @@ class Lost:
 
 
 @dataclass(frozen=True)
+class Noted:
+    """A trial had something to say to people in training; each sentence once per trial."""
+
+    time: float
+    trial: int
+    step: int
+    note: str
+    event: Literal["noted"] = field(default="noted", kw_only=True)
+
+
+@dataclass(frozen=True)
 class Failed:
     """A trial failed and is not tried again; what it measured before stays.
 
@@ -164,7 +175,7 @@ class Closed:
     event: Literal["closed"] = field(default="closed", kw_only=True)
 
 
-Event = Opened | Proposed | Measured | Decided | Lost | Failed | OpenedTest | Closed
+Event = Opened | Proposed | Measured | Decided | Lost | Noted | Failed | OpenedTest | Closed
 
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -456,6 +457,28 @@ def test_a_damaged_checkpoint_is_not_believed(tmp_path: Path):
     quick.shutil.rmtree(RunFolder(tmp_path / "mine").checkpoint(1, 4))  # as the message says
     resumed = archive(quick_run(tmp_path / "mine").run)
     assert resumed == archive(quick_run(tmp_path / "whole").run)
+
+
+def test_what_trials_say_in_training_is_written_down_once_and_reported(tmp_path: Path):
+    def talking(task, emit, cache):
+        def told(event):
+            notes = ("this reward is flat", *(("rows are left out",) if event.trial == 1 else ()))
+            emit(replace(event, notes=notes))
+
+        quick.quick_segment(task, told, cache)
+
+    with pytest.warns(UserWarning, match="is flat|left out"):
+        result = quick_run(
+            tmp_path / "mine", segment=talking, report=lambda run: write_report(run, {})
+        )
+    run = result.run
+    assert run.notes["rows are left out"] == [1]
+    assert sorted(run.notes["this reward is flat"]) == list(range(6))
+    assert read(RunFolder(tmp_path / "mine")).notes == run.notes
+    section = result.files["report"].read_text().partition("## Said in training\n\n")[2]
+    assert section.startswith("- 6 trials: this reward is flat\n- trial 1: rows are left out\n")
+    assert archive(run) == archive(quick_run(tmp_path / "whole").run)
+    assert quick_run(tmp_path / "silent").run.notes == {}
 
 
 def test_a_lost_worker_is_replaced_and_its_segment_tried_again(tmp_path: Path, faults):

@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
@@ -288,8 +289,12 @@ class _About:
     @property
     def database(self) -> str:
         """The address of the SQLite file beside the run's folder."""
-        path = str(self.run.parent / "mlflow.db").replace("%", "%25").replace("?", "%3F")
-        return f"sqlite:///{path}"
+        return _address(self.file)
+
+    @property
+    def file(self) -> Path:
+        """That file."""
+        return self.run.parent / "mlflow.db"
 
     @property
     def key(self) -> str:
@@ -316,6 +321,30 @@ class _About:
         return {name: given[name] / sum(given.values()) for name in trained}
 
 
+def _address(file: Path) -> str:
+    path = str(file).replace("%", "%25").replace("?", "%3F")
+    return f"sqlite:///{path}"
+
+
+def _make_database(file: Path, create: Callable[[str], object]) -> None:
+    """Make a database that is not there, whole or not at all; of two that are made the first wins.
+
+    MLflow takes seconds to make its tables, and can never open a file that has some of them.
+    """
+    if file.exists():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".mlflow-", dir=file.parent) as folder:
+        made = Path(folder, file.name)
+        create(_address(made))
+        try:
+            os.link(made, file)
+        except FileExistsError:
+            return
+        except OSError:  # a file system without links
+            made.rename(file)
+
+
 class _Store:
     """A study's runs in MLflow. It lives in the writer's thread; its public methods are jobs."""
 
@@ -327,6 +356,8 @@ class _Store:
         # Failures are reported by the driver, once.
         should_suppress_logs_in_thread.set(True)  # type: ignore[no-untyped-call]
         self.about = about
+        if uri is None:
+            _make_database(about.file, lambda new: MlflowClient(new).search_experiments())
         self.client = MlflowClient(uri or about.database)
         self.own = uri is None  # our database: who reads it can read the run's folder as well
         self.experiment = self._experiment(experiment)

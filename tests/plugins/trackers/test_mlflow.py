@@ -34,7 +34,7 @@ from moalign.types import (
     StepEvent,
 )
 from moalign_plugins.trackers import mlflow as tracking
-from moalign_plugins.trackers.mlflow import MLflow
+from moalign_plugins.trackers.mlflow import MLflow, _make_database
 
 OBJECTIVES = (
     Objective("accuracy", (0.0, 1.0)),
@@ -116,6 +116,37 @@ class Store:
         path = self.client.download_artifacts(self.runs[part].info.run_id, "samples.json")
         loaded: dict[str, Any] = json.loads(Path(path).read_text(), parse_constant=pytest.fail)
         return loaded
+
+
+def test_a_database_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "runs%3F" / "mlflow.db"
+
+    def interrupted(address: str) -> None:
+        assert address.endswith("mlflow.db")
+        assert not file.exists()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _make_database(file, interrupted)
+    assert list(file.parent.iterdir()) == []
+
+    def whole(address: str) -> None:
+        path = sqlalchemy.engine.make_url(address).database
+        with contextlib.closing(sqlite3.connect(path.replace("%25", "%"))) as database:
+            database.execute("CREATE TABLE whole (a)")
+
+    def overtaken(address: str) -> None:
+        whole(address)
+        file.write_text("of another process")
+
+    _make_database(file, whole)
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        assert database.execute("SELECT * FROM whole").fetchall() == []
+    _make_database(file, pytest.fail)  # it is there
+    file.unlink()
+    _make_database(file, overtaken)
+    assert file.read_text() == "of another process"
+    assert list(file.parent.iterdir()) == [file]
 
 
 def beside(run: Path) -> Store:

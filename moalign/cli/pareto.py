@@ -325,6 +325,8 @@ def _print_plan(study: Study, folder: Path, trials: int | None) -> None:
     console.print(f"run     {folder}")
     for line in plan.lines():
         console.print(line, soft_wrap=True)
+    for said in study.task.left_out("prompts" if offered is None else "pairs"):
+        console.print(f"data    {said}", soft_wrap=True)
 
 
 def _say_how_to_go_on(console: Console, what: str) -> None:

@@ -24,7 +24,7 @@ from pydantic_core import PydanticUndefined
 
 from moalign import hookspecs
 from moalign.cli import command_line
-from moalign.components import KINDS, Component
+from moalign.components import KINDS, Component, Optimizer
 from moalign.options import Option
 from moalign.plugins import Entry, load
 from moalign.study import bundled
@@ -178,6 +178,17 @@ def names() -> str:
     return _table(["kind", "names"], [[kind, ", ".join(of)] for kind, of in found.items()])
 
 
+def learns_from() -> str:
+    """Return the optimizers by what they learn from."""
+    what = {"rollouts": "what the policy writes", "pairs": "preferences", "both": "both"}
+    found: dict[str, list[str]] = {}
+    for entry in own_entries():
+        if issubclass(entry.cls, Optimizer):
+            found.setdefault(entry.cls.learns_from, []).append(f"`{entry.cls.name}`")
+    rows = [[of, ", ".join(found[name])] for name, of in what.items()]
+    return _table(["learns from", "optimizers"], rows)
+
+
 def studies() -> str:
     """Return the bundled studies and what they ask."""
     rows = [[f"`{name}`", bundled.title(name)] for name in bundled.names()]
@@ -268,6 +279,7 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "commands": commands,
     "hooks": hooks,
     "kinds": kinds,
+    "learns from": learns_from,
     "names": names,
     "studies": studies,
     "study keys": study_keys,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from moalign.cli.common import PluginFiles, is_terminal, new_console
-from moalign.components import KINDS, Component
+from moalign.components import KINDS, Component, Optimizer
 from moalign.errors import OptionError, PluginError, nearest, one
 from moalign.options import Option, constructors, options_of
 from moalign.plugins import NAME, Catalogue, Entry, load
@@ -65,8 +65,16 @@ def list_(
         _print_table(entries)
         return
     for entry in entries:
-        summary = _as_text(entry.summary)
-        typer.echo("\t".join((entry.cls.kind, entry.cls.name, summary, entry.origin)))
+        typer.echo("\t".join((entry.cls.kind, entry.cls.name, _summary(entry), entry.origin)))
+
+
+def _summary(entry: Entry) -> str:
+    """Return what a component does; of an optimizer, what it learns from as well."""
+    text = _as_text(entry.summary)
+    if issubclass(entry.cls, Optimizer) and entry.cls.learns_from != "rollouts":
+        of = "pairs" if entry.cls.learns_from == "pairs" else "pairs and rollouts"
+        return f"{text} Learns from {of}."
+    return text
 
 
 def _print_table(entries: Sequence[Entry]) -> None:
@@ -82,7 +90,7 @@ def _print_table(entries: Sequence[Entry]) -> None:
         if before and entry.cls.kind != before:
             table.add_row()
         shown = "" if entry.cls.kind == before else entry.cls.kind
-        table.add_row(shown, entry.cls.name, _as_text(entry.summary), Path(entry.origin).name)
+        table.add_row(shown, entry.cls.name, _summary(entry), Path(entry.origin).name)
         before = entry.cls.kind
     new_console().print(table)
 

@@ -123,6 +123,14 @@ def test_list_has_a_line_per_component_for_programs(louder: Path) -> None:
     assert all(re.match(r"\S.*[.!?]$", summary) for _, _, summary, _ in rows)
 
 
+def test_list_says_what_an_optimizer_learns_from() -> None:
+    lines = moalign("plugins", "list", "optimizer").output.splitlines()
+    found = {line.split("\t")[1]: line.split("\t")[2] for line in lines}
+    assert found["dpo"].endswith(" Learns from pairs.")
+    assert found["hypo"].endswith(" Learns from pairs and rollouts.")
+    assert "Learns from" not in found["grpo"]
+
+
 def test_list_of_one_kind(louder: Path) -> None:
     result = moalign("plugins", "list", "weighting", "--plugin", louder)
     assert {line.split("\t")[0] for line in result.stdout.splitlines()} == {"weighting"}

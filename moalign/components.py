@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator
 
+from moalign.types import scores_differ
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -429,9 +431,7 @@ class Optimizer(Stateful):
 
         Default: where two of the completions have different scores.
         """
-        low = scores_PGK.nan_to_num(nan=float("inf")).amin(1)
-        high = scores_PGK.nan_to_num(nan=-float("inf")).amax(1)
-        return low < high
+        return scores_differ(scores_PGK)
 
     def losses(self, logprobs_BT: Tensor, rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of each prompt for each objective, and metrics.

@@ -356,6 +356,13 @@ class ResponseScores:
     notes: tuple[str, ...] = ()
 
 
+def scores_differ(scores_PGK: Tensor) -> Tensor:
+    """Return where two completions of a prompt have different scores, bool [P, K]."""
+    low_PK = scores_PGK.nan_to_num(nan=float("inf")).amin(1)
+    high_PK = scores_PGK.nan_to_num(nan=-float("inf")).amax(1)
+    return low_PK < high_PK
+
+
 class Step:
     """What is known at one training step: the argument of :meth:`Weighting.weigh`.
 
@@ -374,6 +381,7 @@ class Step:
             depend on the token.
         batch: prompts and completions.
         losses_K: losses per objective or group, for preference optimizers; else None.
+        applies_PK: for which prompts an objective has such a loss; else where its scores differ.
     """
 
     def __init__(
@@ -388,6 +396,7 @@ class Step:
         advantages_BTK: Tensor,
         batch: Batch,
         losses_K: Tensor | None = None,
+        applies_PK: Tensor | None = None,
         gram: Callable[[tuple[str, ...]], Tensor] | None = None,
         gradient_norms: Callable[[], Tensor] | None = None,
         prompt_features: Callable[[], Tensor] | None = None,
@@ -402,6 +411,7 @@ class Step:
         self.advantages_BTK = advantages_BTK
         self.batch = batch
         self.losses_K = losses_K
+        self.applies_PK = scores_differ(scores_PGK) if applies_PK is None else applies_PK
         self._gram = gram
         self._gradient_norms = gradient_norms
         self._prompt_features = prompt_features

@@ -371,6 +371,9 @@ class Trial:
             advantages_BTK=columns_BTK.cpu(),
             batch=batch,
             losses_K=self._losses(lesson) if "losses" in needs else None,
+            applies_PK=self.optimizer.applies(grouped(lesson.scores_BK, batch)).cpu()
+            if "losses" in needs
+            else None,
             gram=(lambda probes: self._gram(gradients, probes)) if "gram" in needs else None,
             gradient_norms=gradients.norms_K if "gram" in needs else None,
             prompt_features=(lambda: self._prompt_features(batch.prompts_P))

@@ -291,6 +291,25 @@ def test_group_robust_reads_the_losses_of_this_batch(run: RunFolder) -> None:
     assert weights_K[0] != weights_K[1]
 
 
+def test_ties_count_where_they_have_a_loss(run: RunFolder) -> None:
+    seen = []
+    for labels in ("hard", "soft"):
+        study = new_study(
+            "objectives={tone: {reward: {preferred: {score: tone, scale: [0, 4]}}}, "
+            "a: {reward: letter-share}}",
+            f"training.optimizer={{dpo: {{labels: {labels}}}}}",
+            "training.prompts=20",
+            "weighting={group-robust: {losses: optimizer, scale: count}}",
+            "search.space={}",
+        )
+        trial = new_trial(study, run)
+        weigh = trial.weighting.weigh
+        trial.weighting.weigh = lambda step, weigh=weigh: seen.append(step) or weigh(step)
+        trial.train_step()
+    hard, soft = (step.applies_PK.sum(0).tolist() for step in seen)
+    assert hard[0] < soft[0] == 20
+
+
 def test_a_group_that_a_batch_misses_keeps_its_weight(run: RunFolder) -> None:
     study = new_study(
         GROUPS,

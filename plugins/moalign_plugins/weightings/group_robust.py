@@ -137,12 +137,9 @@ class GroupRobust(Weighting):
 
     def _prompts(self, step: Step) -> list[int]:
         """Return how many of the batch's prompts each objective applies to."""
-        missing_PGK = step.scores_PGK.isnan()
         if self.losses == "shortfall":
-            return (~missing_PGK).any(1).sum(0).tolist()
-        low_PK = step.scores_PGK.masked_fill(missing_PGK, math.inf).amin(1)
-        high_PK = step.scores_PGK.masked_fill(missing_PGK, -math.inf).amax(1)
-        return (low_PK < high_PK).sum(0).tolist()
+            return (~step.scores_PGK.isnan()).any(1).sum(0).tolist()
+        return step.applies_PK.sum(0).tolist()
 
     def _move(self, losses: Mapping[str, float], names: Sequence[str]) -> None:
         """Move the weights of those that have a loss, and keep the sum of these weights."""

@@ -144,6 +144,16 @@ def test_sums_by_the_groups_shares_as_published():
     assert moved[0] - moved[1] - (after[0] - after[1]) == pytest.approx(by_hand, rel=1e-4)
 
 
+def test_prompts_that_have_a_loss_are_counted_and_not_those_with_a_preference():
+    # Soft labels: a tie has a loss, too. Group a prefers in 4 prompts, b in none; both have 4.
+    scores = torch.tensor([[[1.0, 0.5], [0.0, 0.5]]]).repeat(4, 1, 1)
+    step = lost(0.7, 0.7, scores_PGK=scores)
+    assert step.applies_PK.sum(0).tolist() == [4, 0]
+    step.applies_PK = torch.ones(4, 2, dtype=torch.bool)
+    found = GroupRobust(rate=0.1, losses="optimizer", scale="count").weigh(step)
+    assert found.values.tolist() == pytest.approx([0.5, 0.5])
+
+
 def test_the_shortfall_is_summed_over_prompts_with_a_score():
     scores = torch.tensor([[[0.5, NAN]], [[0.5, 0.2]], [[NAN, 0.2]], [[0.5, NAN]]])
     found = GroupRobust(rate=0.1, scale="count").weigh(make_step(scores)).values.log()

@@ -160,15 +160,14 @@ def test_what_cannot_be_used_ends_the_study_before_a_policy_is_built(
     assert not (tmp_path / "runs" / ".artifacts").exists()
 
 
-def test_a_plan_tells_what_is_left_out(world: World, tmp_path: Path) -> None:
+def test_a_plan_tells_what_is_left_out(tmp_path: Path) -> None:
     rows = [{"prompt": f"p{n}", "chosen": "a", "rejected": "b"} for n in range(400)]
     rows[6] |= {"rejected": "a"}
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    study = tmp_path / "study.yaml"
+    world = World(tmp_path)
     read = f"task: {{preferences: {{path: {tmp_path / 'rows.jsonl'}}}}}"
-    study.write_text(choices.STUDY.replace("task: choices", read))
-    files = ["--plugin", letters.FILE, "--plugin", choices.FILE]
-    done = world("pareto", study, *files, "--plan")
+    world.study.write_text(choices.STUDY.replace("task: choices", read))
+    done = world.pareto("--plan")
     assert done.exit_code == 0, done.output
     said = " ".join(done.output.split())
     assert re.search(r"data 1 row whose two completions .* left out: .*rows\.jsonl.*line 7", said)

@@ -30,6 +30,7 @@ GROUPS = (
     "objectives={north: {reward: {preferred: {group: north}}}, "
     "south: {reward: {preferred: {group: south}}}}"
 )
+GRADED = "objectives.people={reward: {preferred: {score: tone, scale: [0, 4]}}}"
 PPO = "training.optimizer={ppo: {epochs: 2, lam: 0.9, value_learning_rate: 0.05}}"
 
 
@@ -209,7 +210,7 @@ def plain_gradients(trial: Trial, lesson: Any) -> torch.Tensor:
 @pytest.mark.parametrize(
     "overrides",
     [(), (GROUPS,), (*OF_SAMPLES, "training.pairs.size=4"),
-     ("training.optimizer={dpo: {labels: soft}}",)],
+     (GRADED, "training.optimizer={dpo: {labels: soft}}")],
     ids=["pairs", "groups", "four samples", "soft"],
 )  # fmt: skip
 def test_the_gram_matrix_is_that_of_plain_passes(
@@ -295,8 +296,7 @@ def test_ties_count_where_they_have_a_loss(run: RunFolder) -> None:
     seen = []
     for labels in ("hard", "soft"):
         study = new_study(
-            "objectives={tone: {reward: {preferred: {score: tone, scale: [0, 4]}}}, "
-            "a: {reward: letter-share}}",
+            GRADED,
             f"training.optimizer={{dpo: {{labels: {labels}}}}}",
             "training.prompts=20",
             "weighting={group-robust: {losses: optimizer, scale: count}}",
@@ -306,8 +306,8 @@ def test_ties_count_where_they_have_a_loss(run: RunFolder) -> None:
         weigh = trial.weighting.weigh
         trial.weighting.weigh = lambda step, weigh=weigh: seen.append(step) or weigh(step)
         trial.train_step()
-    hard, soft = (step.applies_PK.sum(0).tolist() for step in seen)
-    assert hard[0] < soft[0] == 20
+    hard, soft = (dict(zip(s.names, s.applies_PK.sum(0).tolist(), strict=True)) for s in seen)
+    assert hard["people"] < soft["people"] == 20
 
 
 def test_a_group_that_a_batch_misses_keeps_its_weight(run: RunFolder) -> None:

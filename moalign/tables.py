@@ -32,6 +32,9 @@ SHARES: Final[Mapping[Split, float]] = {
 }
 """How rows are dealt to the splits unless somebody says otherwise."""
 
+EQUAL: Final = "rows whose two completions are equal"
+"""Of preferences: what teaches nothing and is left out."""
+
 ENDINGS: Final = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 
 

@@ -18,6 +18,7 @@ from annotated_types import MaxLen, MinLen
 from moalign.components import Task
 from moalign.errors import DataError, OptionError
 from moalign.tables import (
+    EQUAL,
     Row,
     SplitOption,
     check_shares,
@@ -37,7 +38,6 @@ TURN: Final = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 TIE: Final = "tie"
 SCORES: Final = ("chosen_scores", "rejected_scores")
 
-EQUAL: Final = "rows whose two completions are equal"
 EMPTY: Final = "rows with an empty completion"
 PARTED: Final = "rows whose two conversations part before the last message"
 UNDECIDED: Final = "rows without a better completion"

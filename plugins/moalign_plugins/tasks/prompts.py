@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import MinLen
 
 from moalign.components import Task
 from moalign.errors import DataError
 from moalign.tables import (
+    EQUAL,
     Row,
     SplitOption,
     check_shares,
@@ -25,8 +26,6 @@ from moalign.tables import (
     splits,
 )
 from moalign.types import SPLITS, Demonstration, Pair, Prompt, Split
-
-EQUAL: Final = "rows whose two completions are equal"
 
 
 class Prompts(Task):

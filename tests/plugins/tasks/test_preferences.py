@@ -24,10 +24,11 @@ from moalign.errors import DataError, OptionError
 from moalign.options import check_options
 from moalign.study.loading import load
 from moalign.study.study import Study
+from moalign.tables import EQUAL
 from moalign.training.material import check_preferences
 from moalign.training.splits import needed_splits, split_prompts
 from moalign.types import SPLITS, Demonstration
-from moalign_plugins.tasks.preferences import EMPTY, EQUAL, PARTED, UNDECIDED, Preferences
+from moalign_plugins.tasks.preferences import EMPTY, PARTED, UNDECIDED, Preferences
 
 
 def write(path: Path, rows: list[Any]) -> Path:

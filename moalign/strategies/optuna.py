@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 from moalign.components import Strategy
 from moalign.maths.simplex import from_uniforms, to_uniforms
 from moalign.strategies.kept import with_proposal
+from moalign.strategies.stopped import at_full_length
 from moalign.types import FloatRange, History, IntRange, Parameter, Proposal, Simplex
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ MOST_MIRRORED: Final = 4
 class OptunaStrategy(Strategy):
     """Proposes what one of Optuna's samplers suggests; a subclass gives the sampler.
 
-    A sampler sees full-length results from scratch, in units of the objectives' bounds, and the
-    trials that will give such results. ``at_least`` becomes a constraint. It does not see standard
+    A sampler sees full-length results from scratch, in units of the objectives' bounds, what
+    stopped trials would have come to (:func:`~moalign.strategies.stopped.at_full_length`), and the
+    trials that will give results. ``at_least`` becomes a constraint. It does not see standard
     errors.
 
     Attributes:
@@ -94,7 +96,7 @@ class OptunaStrategy(Strategy):
         direction = StudyDirection.MINIMIZE if self.minimises else StudyDirection.MAXIMIZE
         sign = -1.0 if self.minimises else 1.0
         study = optuna.create_study(directions=[direction] * len(objectives))
-        for one in history.plain():
+        for one in at_full_length(history):
             if any(map(math.isnan, one.values_K)):
                 continue
             # Both are in units of the bounds; a threshold is met where this is at most 0.

@@ -22,7 +22,8 @@ class Nsga2(GeneticStrategy):
     largest crowding distance, ``sum_k (next_k - previous_k) / range_k`` over the neighbours of a
     trial in each objective; the ends of a front come first. Trials that miss a threshold
     (``at_least``) stand behind all that meet it, the less they miss in sum the better. What runs
-    now has its place in a generation. It sees full-length trials from scratch only.
+    now has its place in a generation. So has what was stopped, as what it
+    would have come to (:func:`moalign.strategies.stopped.at_full_length`).
 
     Source: Deb, Pratap, Agarwal, Meyarivan 2002, "A fast and elitist multiobjective genetic
     algorithm: NSGA-II". Differs: uniform crossover and drawing anew, Optuna's defaults, instead of

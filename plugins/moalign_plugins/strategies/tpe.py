@@ -18,7 +18,8 @@ class ParzenEstimator(OptunaStrategy):
     Optuna's multi-objective ``TPESampler`` (Ozaki et al. 2020): the trials are split by
     non-dominated sorting and hypervolume, and a proposal maximises the ratio of the two densities.
     Trials that run now count as bad ones, so that proposals spread; those that miss a threshold
-    (``at_least``) count as worse than all others. It sees full-length trials from scratch only.
+    (``at_least``) count as worse than all others. A stopped trial counts as what it
+    would have come to (:func:`moalign.strategies.stopped.at_full_length`).
 
     Takes milliseconds, any number of objectives, and mixed spaces. On the test problem of ``gp`` it
     was no better than random search with 16 and with 32 trials: it is for larger budgets.

@@ -14,7 +14,11 @@ RUN := .venv/.installed
 TEST := .venv/.installed-test
 EXTRAS := .venv/.installed-extras
 SOURCES := Makefile pyproject.toml setup.py constraints.txt
-PIP := .venv/bin/python -m pip install --no-input --disable-pip-version-check -c constraints.txt
+PIP := .venv/bin/python -m pip install --no-input --disable-pip-version-check --no-compile \
+  -c constraints.txt
+# pip compiles file by file, this on every core. Some packages carry templates that are no Python,
+# and it complains of these; what is needed is compiled at import in any case.
+COMPILE := .venv/bin/python -m compileall -qq -j 0 .venv/lib || true
 
 .PHONY: help pareto test test-extras lint docs clean
 .DELETE_ON_ERROR:
@@ -61,12 +65,15 @@ clean:
 
 $(RUN): $(SOURCES) | .venv/bin/python
 	$(PIP) -e .
+	@$(COMPILE)
 	@touch $@
 
 $(TEST): $(SOURCES) | .venv/bin/python
 	$(PIP) -e '.[test]'
+	@$(COMPILE)
 	@touch $@ $(RUN)
 
 $(EXTRAS): $(SOURCES) | .venv/bin/python
 	$(PIP) -e '.[test,ray,bench]'
+	@$(COMPILE)
 	@touch $@ $(TEST) $(RUN)

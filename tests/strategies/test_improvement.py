@@ -17,6 +17,13 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep BoTorch from compiling a kernel, which takes half a minute; the strategy does, too."""
+    monkeypatch.setattr(logei, "_C", None)
+    monkeypatch.setattr(logei, "_load_attempted", True)
+
+
 def fitted(axes: int, *, shift: float = 0.0) -> tuple[Regression, torch.Tensor]:
     """Return a model of objectives that pull against each other, and where it was measured."""
     rng = random.Random(axes)
@@ -48,10 +55,8 @@ def gains(model: Regression, rows: torch.Tensor, at: torch.Tensor, **options) ->
 
 
 @pytest.mark.parametrize("axes", [2, 3, 4])
-def test_it_is_botorchs_improvement(axes: int, monkeypatch):
+def test_it_is_botorchs_improvement(axes: int):
     """The same fronts, samples and constraints, with another smoothing and other boxes."""
-    monkeypatch.setattr(logei, "_C", None)
-    monkeypatch.setattr(logei, "_load_attempted", True)
     model, rows = fitted(axes)
     at, pending = candidates(axes), candidates(axes, 1)
     constraints = [lambda samples: -0.5 - samples[..., 0]]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 UNKNOWN: Final = 1e6  # variance of what was not measured, in units of the spread: it says nothing
 SMALLEST: Final = 1e-6  # measured variance, in the same units; GPyTorch takes no less
 LEAST_SPREAD: Final = 1e-8  # a spread below it is none
+LEAST_SCALE: Final = 1e-4  # variance of what a kernel explains: a long step would round it to 0
 ITERATIONS: Final = 75
 
 
@@ -147,11 +148,17 @@ def _likelihood(variances: Tensor, batch: Any) -> Any:
 
 def _kernel(width: int, batch: Any, staged: bool) -> Any:
     from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scaled_prior
+    from gpytorch.constraints import GreaterThan
     from gpytorch.kernels import ScaleKernel
     from gpytorch.priors import LogNormalPrior
 
     def scaled(kernel: Any) -> Any:
-        return ScaleKernel(kernel, batch_shape=batch, outputscale_prior=LogNormalPrior(0.0, 1.0))
+        return ScaleKernel(
+            kernel,
+            batch_shape=batch,
+            outputscale_prior=LogNormalPrior(0.0, 1.0),
+            outputscale_constraint=GreaterThan(LEAST_SCALE),
+        )
 
     kernel = get_covar_module_with_dim_scaled_prior(width, batch)
     if not staged:

@@ -6,6 +6,7 @@ import statistics
 
 import pytest
 import torch
+from gpytorch.mlls import ExactMarginalLogLikelihood
 
 from moalign.strategies import regression
 from moalign.strategies.regression import fit
@@ -142,3 +143,15 @@ def test_without_early_measurements_there_is_no_stage():
     model = fit(drawn(2), [0.5, 1.0], values, [[0.01] * 2] * 2)
     assert model.staged
     assert model.inputs(torch.zeros(2, 2)).tolist() == [[0, 0, 1], [0, 0, 1]]
+
+
+def test_a_step_of_any_length_leaves_a_model():
+    """L-BFGS may try raw parameters at which a variance is rounded to 0, where no prior has one."""
+    rows = drawn(6)
+    values = [truth(*row) for row in rows]
+    model = fit(rows, [0.5, 1.0] * 3, values, [[0.01] * 2] * 6).model
+    for kernel in model.covar_module.kernels:
+        kernel.raw_outputscale.data.fill_(-1e3)
+    likelihood = ExactMarginalLogLikelihood(model.likelihood, model).train()
+    found = likelihood(model(*model.train_inputs), model.train_targets)
+    assert found.isfinite().all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from moalign.errors import OptionError, nearest
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Ideal = Literal["bounds", "best"] | dict[str, float]
 """The upper bounds; the best seen so far; or raw values by objective, upper bounds for the rest."""
+
+LEAST_PENALTY: Final = 1.0
+"""The smallest default of PBI: a ray of equal regrets needs none on a straight front."""
 
 
 def require_bounds(who: str, objectives: Sequence[Objective]) -> None:
@@ -74,6 +77,17 @@ def free_notes(who: str, step: Step) -> tuple[str, ...]:
         for name, weight in weights
         if weight == 0
     )
+
+
+def usual_penalty(ray_K: Tensor) -> float:
+    """Return PBI's default penalty: twice what holds the ray on a straight front, and 1 or more.
+
+    The published 5 puts staying on the ray before everything: at equal preferences a right, clear
+    and long answer, regrets (0, .7, 0), is then worth less than a useless one, (1, 1, 1).
+    """
+    from moalign.maths.scalarisers import straight_penalty
+
+    return max(LEAST_PENALTY, 2.0 * straight_penalty(ray_K))
 
 
 def ray_notes(who: str, step: Step, ray: Ray, penalty: float) -> tuple[str, ...]:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Lt
 
 from moalign.components import Preference
-from moalign.maths.scalarisers import Ray, direction, pbi, pbi_slopes, straight_penalty
+from moalign.maths.scalarisers import Ray, direction, pbi, pbi_slopes
 from moalign.weightings.means import MeanWeighting
-from moalign.weightings.units import Ideal, ray_notes
+from moalign.weightings.units import Ideal, ray_notes, usual_penalty
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from moalign.types import Step
-
-
-LEAST: Final = 1.0
-"""The smallest default penalty: a ray of equal regrets needs none on a straight front."""
 
 
 class Pbi(MeanWeighting):
@@ -128,6 +124,4 @@ class Pbi(MeanWeighting):
         return ray_notes(self.name, step, self.ray, self.penalty)
 
     def _penalty(self, ray_K: Tensor) -> float:
-        if self.penalty is not None:
-            return self.penalty
-        return max(LEAST, 2.0 * straight_penalty(ray_K))
+        return usual_penalty(ray_K) if self.penalty is None else self.penalty

@@ -10,7 +10,7 @@ from annotated_types import Ge
 from moalign.components import Preference
 from moalign.maths.scalarisers import Ray, direction, pbi
 from moalign.weightings.responses import ResponseWeighting
-from moalign.weightings.units import Ideal, ray_notes
+from moalign.weightings.units import Ideal, ray_notes, usual_penalty
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,8 +46,9 @@ class ResponsePbi(ResponseWeighting):
 
     Source:
         "MOEA/D: A Multiobjective Evolutionary Algorithm Based on Decomposition", Zhang and Li 2007,
-        with ``ray: weights`` and a penalty of 5. ``ray: inverse``: Qi et al. 2014
-        (MOEA/D-AWA). Differs: applied to single completions.
+        for populations. Published: ``ray: weights, penalty: 5``. ``ray: inverse``: Qi et al. 2014
+        (MOEA/D-AWA). Differs: applied to single completions, of which a penalty of 5 prefers
+        useless ones on the ray to good ones off it.
 
     When to use it:
         To ask of every completion the same proportions between regrets. With a large penalty a
@@ -74,7 +75,7 @@ class ResponsePbi(ResponseWeighting):
         self,
         *,
         preference: Preference | None = None,
-        penalty: Annotated[float, Ge(0)] = 5.0,
+        penalty: Annotated[float, Ge(0)] | None = None,
         ray: Ray = "inverse",
         ideal: Ideal = "bounds",
         slack: Annotated[float, Ge(0)] = 0.0,
@@ -83,7 +84,8 @@ class ResponsePbi(ResponseWeighting):
 
         Args:
             preference: weights of the regrets, by objective; default equal.
-            penalty: weight of the distance from the ray.
+            penalty: weight of the distance from the ray; null: twice what holds it on a straight
+                front, and 1 or more.
             ray: how the preference gives the ray.
             ideal: the ideal point: `bounds` (the upper ones), `best` (the best score so far, this
                 batch included), or raw values by objective, with the upper bounds for the rest.
@@ -96,8 +98,12 @@ class ResponsePbi(ResponseWeighting):
 
     def value(self, regrets_PGK: Tensor, preference_K: Tensor) -> Tensor:
         """Return the scalarised regrets, [P, G]."""
-        return pbi(regrets_PGK, direction(preference_K, self.ray), self.penalty)
+        ray_K = direction(preference_K, self.ray)
+        penalty = usual_penalty(ray_K) if self.penalty is None else self.penalty
+        return pbi(regrets_PGK, ray_K, penalty)
 
     def notes(self, step: Step) -> tuple[str, ...]:
         """Return a sentence if the penalty is too small for the ray; every objective is held."""
+        if self.penalty is None:
+            return ()
         return ray_notes(self.name, step, self.ray, self.penalty)

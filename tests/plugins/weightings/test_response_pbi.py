@@ -35,15 +35,22 @@ def scores_of(*rows, weighting=None, **options):
 
 
 def test_along_and_off_the_ray():
-    found = scores_of((0.2, 0.5), (0.4, 0.4))
+    found = scores_of((0.2, 0.5), (0.4, 0.4), weighting=ResponsePbi(penalty=5.0))
     assert found == pytest.approx([-(1.3 + 5 * 0.3) / math.sqrt(2), -1.2 / math.sqrt(2)])
     plain = scores_of((0.2, 0.5), (0.4, 0.4), weighting=ResponsePbi(penalty=0.0))
     assert plain == pytest.approx([-1.3 / math.sqrt(2), -1.2 / math.sqrt(2)])
 
 
 def test_a_balanced_completion_can_beat_a_better_one():
-    better, balanced = scores_of((0.9, 0.5), (0.5, 0.5))
+    better, balanced = scores_of((0.9, 0.5), (0.5, 0.5), weighting=ResponsePbi(penalty=5.0))
     assert balanced > better
+
+
+def test_by_default_a_good_completion_is_worth_more_than_a_useless_one():
+    good, useless = scores_of((1.0, 0.3, 1.0), (0.0, 0.0, 0.0))
+    assert good > useless
+    published = scores_of((1.0, 0.3, 1.0), (0.0, 0.0, 0.0), weighting=ResponsePbi(penalty=5.0))
+    assert published[0] < published[1]
 
 
 @pytest.mark.parametrize(("ray", "on_it"), [("inverse", 0), ("weights", 1)])

@@ -58,6 +58,8 @@ class Done:
         notes: sentences that the training had to say.
         group_weights: the same weights by family of prompts; empty if there are no families, and
             for scores per response.
+        cpu: seconds of the processor per training step, the mean; NaN if it was not kept.
+        trace: metrics by step, a number per step from the first on; NaN where a step had none.
     """
 
     key: str
@@ -72,6 +74,8 @@ class Done:
     test: Units
     notes: list[str] = field(default_factory=list)
     group_weights: dict[str, list[float]] = field(default_factory=dict)
+    cpu: float = math.nan
+    trace: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,14 +113,23 @@ def read(path: Path) -> Done | Failed | None:
                 "moments": [Moment(**moment) for moment in data["moments"]],
                 "validation": _units(data["validation"]),
                 "test": _units(data["test"]),
+                "cpu": _number(data.get("cpu")),
+                "trace": {
+                    name: [_number(value) for value in values]
+                    for name, values in data.get("trace", {}).items()
+                },
             }
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
 def _units(data: dict[str, Any]) -> Units:
-    rows = [[math.nan if v is None else v for v in row] for row in data["values_UK"]]
+    rows = [[_number(value) for value in row] for row in data["values_UK"]]
     return Units(rows, data["groups_U"])
 
 

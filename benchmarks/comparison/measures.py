@@ -63,7 +63,9 @@ def of_arena(results: Results, arena: Arena, rival: str) -> dict[tuple[str, int]
             continue
         start_K = normalised(arena, base[0].test_K)
         best = best_reached(arena, base[0], complete)
-        hull = complete.get(rival, [])
+        usual = best_reached(arena, base[0], {k: v for k, v in complete.items() if k == rival})
+        # The base policy is there without training, so mixtures may have it, too.
+        hull = [*complete[rival], base[0]] if rival in complete else []
         for label, cells in complete.items():
             volumes = [
                 v for v in results.volumes if (v.bed, v.seed, v.entry) == (arena.name, seed, label)
@@ -76,7 +78,12 @@ def of_arena(results: Results, arena: Arena, rival: str) -> dict[tuple[str, int]
                 "worst": float((at_centre(arena, cells) - start_K).min(-1).mean()),
                 "lowest": float(at_centre(arena, cells).min(-1).mean()),
                 **_speed(arena, seed, base[0], cells, best),
+                "steps to the rival": capped(arena, reached(arena, base[0], cells, usual, 0)),
                 "violation": float(np.mean([violation(arena, c.test_K) for c in cells])),
+                "violation at equal weights": float(
+                    np.mean([violation(arena, c.test_K) for c in centre_cells(arena, cells)])
+                ),
+                "cpu": float(np.mean([c.cpu for c in cells])),
                 "seconds": float(np.mean([c.seconds for c in cells])),
                 "steps": float(np.mean([c.steps for c in cells])),
                 "generated": float(np.mean([c.tokens[0] for c in cells])),
@@ -90,6 +97,22 @@ def of_arena(results: Results, arena: Arena, rival: str) -> dict[tuple[str, int]
             "lowest": float(start_K.min()),
             "violation": violation(arena, base[0].test_K),
         }
+    return found
+
+
+def averaged(
+    numbers: Mapping[tuple[str, int], Numbers], entries: Sequence[str], label: str
+) -> dict[tuple[str, int], Numbers]:
+    """Return the measures with those of one more entry: at each seed the mean of some others.
+
+    Those that are there count. Of two that are alike the mean has less noise to be compared with.
+    """
+    found = dict(numbers)
+    for seed in {seed for _, seed in numbers}:
+        each = [numbers[entry, seed] for entry in entries if (entry, seed) in numbers]
+        if each:
+            shared = set.intersection(*(set(one) for one in each))
+            found[label, seed] = {name: float(np.mean([o[name] for o in each])) for name in shared}
     return found
 
 
@@ -212,11 +235,15 @@ def violation(arena: Arena, values_K: Sequence[float]) -> float:
     return missed
 
 
-def at_centre(arena: Arena, cells: Sequence[Trained]) -> Floats:
-    """Return the policy for equal weights on test; all of them if there is no preference. [N, K]"""
+def centre_cells(arena: Arena, cells: Sequence[Trained]) -> list[Trained]:
+    """Return an entry's cells for equal weights; all of them if it has no preference."""
     kind = next(kind for kind in arena.kinds if kind.label == cells[0].entry)
-    chosen = [c for c in cells if c.number == CENTRE] if kind.preference else cells
-    return normalised(arena, np.asarray([c.test_K for c in chosen]))
+    return [c for c in cells if c.number == CENTRE or not kind.preference]
+
+
+def at_centre(arena: Arena, cells: Sequence[Trained]) -> Floats:
+    """Return the policies of :func:`centre_cells` on test. [N, K]"""
+    return normalised(arena, np.asarray([c.test_K for c in centre_cells(arena, cells)]))
 
 
 # --- speed -------------------------------------------------------------------------------------
@@ -277,6 +304,11 @@ def reached(arena: Arena, base: Trained, cells: Sequence[Trained], best: float, 
     return math.nan
 
 
+def capped(arena: Arena, steps: float) -> float:
+    """Return a number of steps; all of them for what never got there."""
+    return arena.steps if math.isnan(steps) else steps
+
+
 def _speed(
     arena: Arena, seed: int, base: Trained, cells: Sequence[Trained], best: float
 ) -> dict[str, float]:
@@ -287,6 +319,6 @@ def _speed(
     return {
         "steps to 90 %": steps,
         "budget to 90 %": share,
-        "capped steps": arena.steps if math.isnan(steps) else steps,
+        "capped steps": capped(arena, steps),
         "capped budget": 1.0 if math.isnan(share) else share,
     }

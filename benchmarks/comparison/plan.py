@@ -96,15 +96,15 @@ def default_options(
     else:
         return {}
     letters = dict(zip("abc", names, strict=False))
-    return {option: _in_words(value, letters) for option, value in found.items()}
+    return {option: in_words(value, letters) for option, value in found.items()}
 
 
-def _in_words(value: Any, names: Mapping[str, str]) -> Any:
+def in_words(value: Any, names: Mapping[str, str]) -> Any:
     """Return options with objectives for the letters that stand for them."""
     if isinstance(value, Mapping):
-        return {names.get(key, key): _in_words(below, names) for key, below in value.items()}
+        return {names.get(key, key): in_words(below, names) for key, below in value.items()}
     if isinstance(value, list | tuple):
-        return [_in_words(item, names) for item in value]
+        return [in_words(item, names) for item in value]
     return names.get(value, value) if isinstance(value, str) else value
 
 
@@ -163,6 +163,7 @@ class Mode:
         every: steps between two measurements on validation.
         sets: ``path=value`` texts that change every study.
         only: labels of the entries; empty: all.
+        early: steps that are measured beside these, before the first of them.
     """
 
     name: str
@@ -172,6 +173,7 @@ class Mode:
     every: int = 10
     sets: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    early: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,7 @@ class Ground(ABC):
         payer: label of the entry that gives the budget, the hull and the differences.
         preferences: all preferences of the bed, by objective.
         thresholds: ``at_least`` by objective that violation is measured against.
+        early: steps that are measured beside these, before the first of them.
     """
 
     study: Study
@@ -194,6 +197,7 @@ class Ground(ABC):
     payer: str
     preferences: Sequence[Mapping[str, float]]
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    early: tuple[int, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -268,6 +272,8 @@ class Ground(ABC):
         asked = [RULE, self.every, self.study.data, self.values(cell), self.trial(cell), budget]
         if before is not None and before != Cost():
             asked.append(before.to_json())
+        if self.early:
+            asked.append(["early", *self.early])
         if self.study.catalogue.files:  # the task may be one of theirs
             asked.append([file.sha256 for file in self.study.catalogue.files])
         text = json.dumps([asked, self.entry(cell.entry).digest], sort_keys=True)

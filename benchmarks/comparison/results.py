@@ -51,6 +51,8 @@ class Trained:
         stderr_K: their standard errors.
         groups: means on validation and on test by family of prompts; empty if there are none.
         group_weights: mean weights by family of prompts.
+        cpu: seconds of the processor per step, the mean; NaN in documents that lack it.
+        notes: what the training had to say.
     """
 
     bed: str
@@ -66,6 +68,8 @@ class Trained:
     stderr_K: list[float]
     groups: dict[str, list[list[float]]] = field(default_factory=dict)
     group_weights: dict[str, list[float]] = field(default_factory=dict)
+    cpu: float = math.nan
+    notes: list[str] = field(default_factory=list)
 
     @property
     def validation_K(self) -> list[float]:
@@ -254,6 +258,8 @@ def _trained(cell: Cell, done: Done) -> Trained:
         stderr_K=stderr_K.tolist(),
         groups=groups,
         group_weights=done.group_weights,
+        cpu=done.cpu,
+        notes=done.notes,
     )
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -48,6 +48,7 @@ class Job:
         every: steps between measurements on validation.
         key: written into the result.
         file: where the result goes.
+        early: further steps that are measured.
         before: charged before the first step: generated, forwarded, backwarded tokens.
     """
 
@@ -58,6 +59,7 @@ class Job:
     every: int
     key: str
     file: str
+    early: tuple[int, ...] = ()
     before: tuple[int, int, int] = (0, 0, 0)
 
 
@@ -67,10 +69,16 @@ class Course:
 
     moments: list[cells.Moment]
     seconds: list[float]
+    cpu: float
     weights_K: list[float]
     notes: list[str]
     validation: Evaluation
     group_weights: dict[str, list[float]] = field(default_factory=dict)
+    trace: dict[str, list[float]] = field(default_factory=dict)
+
+
+TRACED: Final = ("weight/", "weighting/", "objective/", "scalarised", "gain", "length", "kl")
+"""Beginnings of the metrics that are kept of every step: why a weighting does what it does."""
 
 
 def run_cell(task: SegmentTask, emit: Emit, cache: dict[str, Any]) -> None:
@@ -103,6 +111,8 @@ def run_cell(task: SegmentTask, emit: Emit, cache: dict[str, Any]) -> None:
             validation=_units(course.validation, trial, "validation"),
             test=_units(measured(trial, "test"), trial, "test"),
             notes=course.notes,
+            cpu=course.cpu / trial.index if trial.index else 0.0,
+            trace=course.trace,
             group_weights=course.group_weights,
         ),
     )
@@ -118,7 +128,7 @@ def begun(study: Study, number: int, run: Path, cache: dict[str, Any]) -> Trial:
 def train(trial: Trial, job: Job, emit: Emit) -> Course:
     """Train within the budget; measurements on validation are the benchmark's own, and free."""
     names = [o.name for o in trial.objectives]
-    course = Course([], [], [], [], Evaluation((), (), [], Cost()))
+    course = Course([], [], 0.0, [], [], Evaluation((), (), [], Cost()))
     sums, latest = dict.fromkeys(names, 0.0), 0
     rows = _watched_weights(trial)
 
@@ -129,15 +139,20 @@ def train(trial: Trial, job: Job, emit: Emit) -> Course:
         course.moments.append(moment)
 
     while goes_on(trial.index, job.steps, tokens(trial.cost), latest, job.budget):
-        before, began = tokens(trial.cost), time.perf_counter()
+        before, began, used = tokens(trial.cost), time.perf_counter(), time.process_time()
         metrics = trial.train_step()
         course.seconds.append(time.perf_counter() - began)
+        course.cpu += time.process_time() - used
         latest = tokens(trial.cost) - before
         course.notes += trial.notes
         for name in names:
             sums[name] += metrics.get(f"weight/{name}", float("nan"))
+        for name, value in metrics.items():
+            if name.startswith(TRACED):  # from the first step that has it; NaN where one has not
+                row = course.trace.setdefault(name, [math.nan] * (trial.index - 1))
+                row += [math.nan] * (trial.index - 1 - len(row)) + [float(f"{value:.4g}")]
         emit(StepEvent(trial.trial, trial.index, time.time(), metrics, trial.notes))
-        if trial.index % job.every == 0:
+        if trial.index % job.every == 0 or trial.index in job.early:
             measure()
     if not course.moments or course.moments[-1].step != trial.index:
         measure()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -21,10 +22,17 @@ def signed(difference: Difference) -> str:
     return f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
 
 
-def every(results: Results, entry: str) -> int:
-    """Return the steps between two measurements on validation, going by one entry."""
-    steps = [cell.moments[0][0] for cell in results.trained if cell.entry == entry]
-    return int(min(steps, default=0))
+def moments(results: Results, entry: str) -> str:
+    """Return when validation is measured: ``every 10 steps, and after 2 and 5``, by one entry."""
+    longest: list[int] = max(
+        ([int(m[0]) for m in cell.moments] for cell in results.trained if cell.entry == entry),
+        key=len,
+        default=[],
+    )
+    gap = max((b - a for a, b in itertools.pairwise([0, *longest])), default=0)
+    early = [str(step) for step in longest if step % max(gap, 1) and step != longest[-1]]
+    further = f", and after {' and '.join(early)}" if early else ""
+    return f"every {gap} steps{further}"
 
 
 def unfinished(results: Results) -> list[str]:

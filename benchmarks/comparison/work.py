@@ -110,6 +110,7 @@ class Desk:
             every=ground.every * max(1, steps // ground.steps),
             key=self.key(cell),
             file=str(self.file(cell)),
+            early=ground.early,
             before=(before.generated, before.forwarded, before.backwarded),
         )
         files = tuple((f.path, f.sha256) for f in ground.study.catalogue.files)

@@ -63,7 +63,7 @@ def _introduction(results: Results, tried: Mapping[str, Sequence[float]]) -> lis
         f"policy's passes included. The budget is what `{PAYER}` spends at equal weights in all "
         "its steps. An optimizer that rolls nothing out takes cheaper steps, so its runs may have "
         f"more of them within the budget (most steps per run: {_most_steps(results)}). Measuring "
-        f"on validation every {words.every(results, PAYER)} steps of `{PAYER}` is the benchmark's "
+        f"on validation {words.moments(results, PAYER)} of `{PAYER}` is the benchmark's "
         "own, and free.",
         "What learns from preferences compares samples of the base policy, which the objectives' "
         "own rewards tell apart: no annotator, no learnt reward model. Sampling happens once per "

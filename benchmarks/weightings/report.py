@@ -16,7 +16,7 @@ from benchmarks.comparison.words import signed
 from benchmarks.weightings import claims
 from benchmarks.weightings.claims import Finding
 from benchmarks.weightings.families import family_utilities, family_weights
-from benchmarks.weightings.plan import FIXED, MEAN, SHUFFLED
+from benchmarks.weightings.plan import AGAIN, FIXED, MEAN, SHUFFLED
 from benchmarks.weightings.two_families import WANTS
 from moalign.reporting.pick import say, share
 
@@ -33,6 +33,7 @@ COLUMNS: Final = (
     ("spent", "spent", 2),
     ("generated", "generated", 0),
     ("seconds", "s per step", 3),
+    ("cpu", "CPU s per step", 3),
 )
 
 
@@ -89,26 +90,31 @@ def _introduction(results: Results) -> list[str]:
         "steer split, steer batches, further backward passes) is charged to it; what it learns "
         "once, before training (an adapter), is not. The budget is what "
         "`fixed` spends at equal weights in all its steps; no run takes more steps than that. "
-        f"Measuring on validation every {words.every(results, FIXED)} steps is the benchmark's "
-        "own, and free.",
-        "A weighting with a preference is trained once per preference; one without (marked *) is "
-        "trained as many times with other random numbers, and lets every preference take what "
-        "suits it. Points are chosen and kept by validation and reported on test, in units of the "
-        "bounds. **Expected utility**: mean over the preferences of the utility of the point that "
-        "validation chooses among an entry's policies. **Hypervolume**: of the points on the "
-        "front, with the bias of noise taken off; descriptive, as is **mixtures**, the volume that "
-        "mixtures of an entry's policies reach (each prompt answered by one drawn at random), "
-        "which is not corrected. **Beyond the hull**: how far the best policy lies beyond all "
-        "mixtures of the `fixed` policies of this table, sought on validation and measured on "
-        "test; a denser set of `fixed` policies would have a larger hull, and any second set "
-        "sticks out of it here and there: `fixed, again`, trained with other random numbers, says "
-        "by how much, and is what the others are compared with. **Worst gain**: smallest "
-        "gain over the base policy of any objective, at equal weights. **Violation**: sum of what "
-        "is missing to the thresholds, mean over all policies. **Steps** and tokens **generated**: "
-        "mean per run, with the share of the budget that was **spent**. **To 90 %**: where an "
-        "entry's policies so far, each preference taking the best on validation, have come 90 % of "
-        "the way from the base policy to the best of all entries; a claim counts what never got "
-        "there as all steps. The last column has the mean weights over training, at equal weights.",
+        f"Measuring on validation {words.moments(results, FIXED)}, is the benchmark's own, and "
+        "free.",
+        "A weighting with a preference is trained once per preference; one without (marked *) "
+        "is trained as many times with other random numbers, and lets every preference take "
+        "what suits it. Points are chosen and kept by validation and reported on test, in "
+        "units of the bounds. **Expected utility**: mean over the preferences of the utility "
+        "of the point that validation chooses among an entry's policies. **Hypervolume**: of "
+        "the points on the front, with the bias of noise taken off; descriptive, as is "
+        "**mixtures**, the volume that mixtures of an entry's policies reach (each prompt "
+        "answered by one drawn at random), which is not corrected. **Beyond the hull**: how "
+        "far the best policy lies beyond all mixtures of the `fixed` policies of this table "
+        "and the base policy, sought on validation and measured on test; a denser set of "
+        "`fixed` policies would have a larger hull, and any second set sticks out of it here "
+        "and there: `fixed, again`, trained with other random numbers, says by how much, and "
+        "is what the others are compared with. **Worst gain**: smallest gain over the base "
+        "policy of any objective, at equal weights. **Violation**: sum of what is missing to "
+        "the thresholds, mean over all policies. **Steps** and tokens **generated**: mean per "
+        "run, with the share of the budget that was **spent**. **To 90 %**: where an entry's "
+        "policies so far, each preference taking the best on validation, have come 90 % of the "
+        "way from the base policy to the best of all entries; a claim counts what never got "
+        "there as all steps. **s per step** is the median of the clock, other work on the "
+        "machine included, **CPU s** the mean of the processor's time, all that a weighting "
+        "measures included. The last column has the mean weights over training, at equal "
+        f"weights. Claims are judged against `{claims.BOTH}`: the mean of `{FIXED}` and "
+        f"`{AGAIN}`.",
         f"{INTERVALS}, and no correction for that could leave anything standing with three seeds.",
     ]
     return parts + words.unfinished(results)
@@ -129,7 +135,9 @@ def _claims(found: Sequence[Finding]) -> list[str]:
                 number,
                 finding.bed,
                 finding.entry,
-                f"{claim.says_measure}, against `{claim.against}`",
+                f"{claim.says_measure}, against `{claim.against}`"
+                if claim.against
+                else claim.says_measure,
                 signed(finding.difference),
                 SAID[finding.verdict],
             ]

@@ -393,7 +393,7 @@ def test_what_is_done_is_not_run_again_and_what_has_changed_is(tmp_path: Path) -
     assert not list(tmp_path.glob("unfinished/*/*"))
     assert run(Desk(few(), tmp_path))[1] == []
 
-    longer = Desk(few(trials=8), tmp_path)
+    longer = Desk(few(trials=12), tmp_path)
     _, ran = run(longer)
     assert {cell.bed for cell in ran} == {"BraninCurrin", "curves", "driver"}
     found = results.gather(longer, "part")
@@ -402,9 +402,9 @@ def test_what_is_done_is_not_run_again_and_what_has_changed_is(tmp_path: Path) -
     assert dict(found.facts)["time of the cells"].endswith(" for 6 cells, one after another")
     by_name = {(r.bed, r.entry): r.data for rows in found.rows.values() for r in rows}
     assert [row.bed for row in found.rows["fronts"]] == ["BraninCurrin"] * 2
-    assert len(by_name["BraninCurrin", "random"]["shares"]) == 2
-    assert by_name["curves", "random"]["trials"] == 8
-    assert by_name["curves", "random + rungs"]["trials"] > 8
+    assert len(by_name["BraninCurrin", "random"]["shares"]) == 3
+    assert by_name["curves", "random"]["trials"] == 12
+    assert by_name["curves", "random + rungs"]["trials"] > 12
     assert by_name["archive", "all on the front"]["on the front"] == 63
     page = command.publish(found, tmp_path / "results")
     text = page.read_text()

@@ -100,6 +100,25 @@ def test_only_the_measure_of_noise_has_other_random_numbers(quick: plan.Plan) ->
     assert ground.key(first, 9) != ground.key(again, 9)
 
 
+def test_a_variant_differs_from_its_weighting_in_what_it_says(quick: plan.Plan) -> None:
+    ground = quick.grounds["arithmetic"]
+    calm, faster = (ground.entry(label).options for label in ("lagrangian", plan.FASTER))
+    assert calm == {"primary": "accuracy"}
+    assert faster == {"primary": "accuracy", "learning_rate": plan.MULTIPLIERS}
+    usual, scores = (ground.entry(label) for label in ("prompt-adapter", "prompt-adapter, scores"))
+    assert usual.options == {"blend": 0.5, "targets": "margins", "floor": 0.05}
+    assert scores.options == {"blend": 0.5, "targets": "scores", "floor": 0.0}
+    assert usual.preference == scores.preference == "preference"
+
+
+def test_steps_that_are_measured_are_part_of_a_cell(quick: plan.Plan) -> None:
+    ground = quick.grounds["arithmetic"]
+    cell = Cell("arithmetic", 0, FIXED, 0)
+    early = replace(ground, early=(2, 5))
+    assert early.key(cell, None) != ground.key(cell, None)
+    assert MODES["full"].early == (2, 5)
+
+
 def test_what_others_wait_for_comes_first(quick: plan.Plan) -> None:
     ordered = list(quick.cells())
     assert quick.pays(ordered[0])
@@ -418,6 +437,51 @@ def test_numbers_of_an_entry() -> None:
     assert ("pbi", 0) not in measures.of_arena(incomplete, incomplete.arenas[0], FIXED)
 
 
+def test_the_base_policy_is_part_of_the_hull() -> None:
+    """What trains nothing lies beyond no hull, however good the base policy is."""
+    found = synthetic(1)
+    idle = [
+        replace(cell, moments=[[40, 9, *base.moments[0][2:]]], test_K=base.test_K)
+        for base in found.trained
+        if base.entry == BASE
+        for cell in found.trained
+        if cell.entry == "pbi"
+    ]
+    kept = [cell for cell in found.trained if cell.entry != "pbi"]
+    numbers = measures.of_arena(replace(found, trained=[*kept, *idle]), found.arenas[0], FIXED)
+    assert numbers["pbi", 0]["beyond"] <= 1e-9
+
+
+def test_the_mean_of_two_entries_is_one_to_compare_with() -> None:
+    numbers = {
+        ("a", 0): {"utility": 0.2, "steps": 4.0},
+        ("b", 0): {"utility": 0.4},
+        ("a", 1): {"utility": 0.6},
+        ("c", 2): {"utility": 0.9},
+    }
+    found = measures.averaged(numbers, ("a", "b"), "both")
+    assert found["both", 0] == {"utility": pytest.approx(0.3)}
+    assert found["both", 1] == {"utility": 0.6}
+    assert ("both", 2) not in found
+    assert numbers.items() <= found.items()
+
+
+def test_thresholds_are_held_if_hardly_anything_is_missing() -> None:
+    found = synthetic()
+    numbers = measures.of_arena(found, found.arenas[0], FIXED)
+    for missing, verdict in ((0.001, "seen"), (0.3, "opposite seen")):
+        held = {
+            ("lagrangian", seed): {**own, "violation": missing}
+            for (label, seed), own in numbers.items()
+            if label == "pbi"
+        }
+        verdicts = {
+            (f.claim.measure, f.entry): f.verdict
+            for f in claims.findings(found, found.arenas[0], {**numbers, **held})
+        }
+        assert verdicts["violation", "lagrangian"] == verdict
+
+
 def test_intervals_are_students_over_seeds() -> None:
     found = measures.interval([0.1, 0.2, 0.3])
     assert found.value == pytest.approx(0.2)
@@ -452,7 +516,7 @@ def test_claims_name_what_is_compared(quick: plan.Plan) -> None:
     planned = {name for names in plan.FAMILIES.values() for name in names}
     planned |= {entry.label for entry in quick.grounds["arithmetic"].entries}
     for claim in claims.CLAIMS:
-        assert {*claim.entries, claim.against} <= planned
+        assert {*claim.entries, claim.against} - {"", claims.BOTH} <= planned
 
 
 def test_a_gain_beyond_the_hull_is_seen(tmp_path: Path) -> None:
@@ -677,8 +741,8 @@ def test_other_families_are_told_apart_from_these(tmp_path: Path) -> None:
 
 def test_a_document_of_earlier_days_has_no_weights_by_family(tmp_path: Path) -> None:
     data = json.loads(results.to_text(on_families(1)))
-    assert data["trained"][0][-1] == "group_weights"
-    data["trained"] = [row[:-1] for row in data["trained"]]
+    since = data["trained"][0].index("group_weights")
+    data["trained"] = [row[:since] for row in data["trained"]]
     text = publish(results.from_text(json.dumps(data)), tmp_path).read_text()
     assert "| prompt-adapter |" in text
 
@@ -696,7 +760,7 @@ TINY = (
 
 @pytest.mark.e2e
 def test_what_a_weighting_asks_for_is_paid_with_steps(tmp_path: Path) -> None:
-    mode = replace(MODES["quick"], numbers=(0,))
+    mode = replace(MODES["quick"], numbers=(0,), early=(2,))
     whole = plan.build(mode, TINY, only=("mgda",))
     _, found = train_cells(whole, tmp_path)
     by_entry = {cell.entry: cell for cell in found.trained}
@@ -706,7 +770,12 @@ def test_what_a_weighting_asks_for_is_paid_with_steps(tmp_path: Path) -> None:
     assert by_entry["mgda"].steps < 4
     assert by_entry[BASE].steps == 0
     assert by_entry[BASE].tokens == [0, 0, 0]
-    assert [m[0] for m in by_entry[FIXED].moments] == [4]
+    assert [m[0] for m in by_entry[FIXED].moments] == [2, 4]
+    assert by_entry[FIXED].cpu > 0
+    done = cells.read(tmp_path / Cell("arithmetic", 0, FIXED, 0).file)
+    assert isinstance(done, cells.Done)
+    assert len(done.trace["weight/accuracy"]) == 4
+    assert {"length", "gain", "objective/clarity"} <= done.trace.keys()
     assert sum(by_entry[FIXED].weights_K) == pytest.approx(1, abs=1e-5)
     assert len(by_entry["mgda"].test_K) == 3
 

@@ -104,7 +104,7 @@ def test_a_variant_differs_from_its_weighting_in_what_it_says(quick: plan.Plan) 
     ground = quick.grounds["arithmetic"]
     calm, faster = (ground.entry(label).options for label in ("lagrangian", plan.FASTER))
     assert calm == {"primary": "accuracy"}
-    assert faster == {"primary": "accuracy", "learning_rate": plan.MULTIPLIERS}
+    assert faster == {"primary": "accuracy", **plan.MULTIPLIERS}
     usual, scores = (ground.entry(label) for label in ("prompt-adapter", "prompt-adapter, scores"))
     assert usual.options == {"blend": 0.5, "targets": "margins", "floor": 0.05}
     assert scores.options == {"blend": 0.5, "targets": "scores", "floor": 0.0}

@@ -660,6 +660,7 @@ class History:
         trials: how many trials the study runs in all.
         proposed: how many proposals exist already.
         made: these proposals by trial number, those that run or have failed, too.
+        failed: numbers of the trials that failed; what they measured before is no result.
     """
 
     space: Mapping[str, Parameter]
@@ -670,6 +671,7 @@ class History:
     trials: int
     proposed: int
     made: Mapping[int, Proposal] = field(default_factory=dict)
+    failed: frozenset[int] = frozenset()
 
     def plain(self) -> tuple[Observation, ...]:
         """Return from-scratch, full-length observations, one per trial: its first condition's."""

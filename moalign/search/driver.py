@@ -294,7 +294,9 @@ class _Driver:
             if not decision.go_on:
                 self._ended(trial)
             return True
-        ahead = [rung for rung in rungs if step < rung < trial.total]
+        # A measurement costs some steps, and of a trial that cannot be stopped it decides nothing.
+        stops = rungs if stopping.comparable(self.run, trial) else ()
+        ahead = [rung for rung in stops if step < rung < trial.total]
         self._submit(trial.number, step, min(ahead, default=trial.total), "validation")
         return True
 

@@ -83,6 +83,7 @@ def history(
         trials=trials,
         proposed=len(made),
         made={number: trial.proposal for number, trial in made.items()},
+        failed=frozenset(n for n, t in made.items() if n in visible and t.outcome == "failed"),
     )
 
 

@@ -63,9 +63,9 @@ def at_rung(run: Run, trial: Trial, step: int) -> Decision | None:
     other goes on. In a run with logical order a trial is compared with those of lower number, as
     soon as nothing more can become known about these; else with all that have arrived.
     """
-    if not _comparable(run, trial):
+    if not comparable(run, trial):
         return Decision(True, "it began elsewhere or ends elsewhere than the others")
-    others = [t for t in run.trials.values() if _comparable(run, t)]
+    others = [t for t in run.trials.values() if comparable(run, t)]
     if run.logical:
         others = [t for t in others if t.number <= trial.number]
         if not all(t.ended_by(step) for t in others):
@@ -88,7 +88,8 @@ def at_rung(run: Run, trial: Trial, step: int) -> Decision | None:
     return replace(decision, reason=f"at step {step}: {decision.reason}")
 
 
-def _comparable(run: Run, trial: Trial) -> bool:
+def comparable(run: Run, trial: Trial) -> bool:
+    """Return whether a trial is ranked at rungs: it has its full length, from scratch."""
     return trial.proposal.start.scratch and trial.total == run.steps
 
 

@@ -106,12 +106,6 @@ def axis_weights(
     return tuple(w / total for w in weights) if total > 0 else None
 
 
-def normalised(observation: Observation, objectives: Sequence[Objective]) -> tuple[float, ...]:
-    """Return the K values in units of the bounds."""
-    pairs = zip(objectives, observation.values_K, strict=True)
-    return tuple(objective.normalise(value) for objective, value in pairs)
-
-
 def value(
     observation: Observation, objectives: Sequence[Objective], weights_K: Sequence[float]
 ) -> Value:

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from moalign.components import Strategy
 from moalign.maths.simplex import from_uniforms, to_uniforms
+from moalign.strategies.coordinates import Coordinates
 from moalign.strategies.kept import with_proposal
-from moalign.strategies.stopped import at_full_length
+from moalign.strategies.results import floors, results
 from moalign.types import FloatRange, History, IntRange, Parameter, Proposal, Simplex
 
 if TYPE_CHECKING:
@@ -38,14 +39,16 @@ cut into pieces as long as the weights, from left to right. ``mirrored-cuts``: f
 
 MOST_MIRRORED: Final = 4
 
+DRAWS: Final = 200  # at random, to find what was not tried
+
 
 class OptunaStrategy(Strategy):
     """Proposes what one of Optuna's samplers suggests; a subclass gives the sampler.
 
-    A sampler sees full-length results from scratch, in units of the objectives' bounds, what
-    stopped trials would have come to (:func:`~moalign.strategies.stopped.at_full_length`), and the
-    trials that will give results. ``at_least`` becomes a constraint. It does not see standard
-    errors.
+    A sampler sees :func:`~moalign.strategies.results.results`: what full trials from scratch came
+    to, what stopped ones would have come to, and the worst for those that failed, in units of the
+    bounds, none below :func:`~moalign.strategies.results.floors`; and the trials that will give
+    results. ``at_least`` becomes a constraint. It does not see standard errors.
 
     Attributes:
         coordinates: what it sees of weights on a simplex.
@@ -73,9 +76,23 @@ class OptunaStrategy(Strategy):
         space = Space(history.space, self.coordinates)
         proposals: list[Proposal] = []
         for _ in range(n):
-            proposals.append(self._ask(history, space, own_seed(seed, history.proposed)))
+            proposals.append(self._new(history, space, own_seed(seed, history.proposed)))
             history = with_proposal(history, proposals[-1])
         return proposals
+
+    def _new(self, history: History, space: Space, seed: int) -> Proposal:
+        """Return a proposal that was not tried, if one is found: a sampler knows no such rule."""
+        tried = [p.params for p in history.made.values() if p.start.scratch and p.steps is None]
+        proposal = self._ask(history, space, seed)
+        if proposal.params not in tried:
+            return proposal
+        coordinates, rng = Coordinates(history.space), random.Random(seed)
+        for _ in range(DRAWS if coordinates.width else 0):
+            drawn = coordinates.drawn([rng.random() for _ in range(coordinates.uniforms)])
+            if (params := coordinates.params(drawn)) not in tried:
+                reason = f"drawn at random, because what {self.name} proposed was tried already"
+                return Proposal(params, reason=reason)
+        return proposal
 
     def _ask(self, history: History, space: Space, seed: int) -> Proposal:
         if not space:
@@ -96,15 +113,14 @@ class OptunaStrategy(Strategy):
         direction = StudyDirection.MINIMIZE if self.minimises else StudyDirection.MAXIMIZE
         sign = -1.0 if self.minimises else 1.0
         study = optuna.create_study(directions=[direction] * len(objectives))
-        for one in at_full_length(history):
-            if any(map(math.isnan, one.values_K)):
-                continue
-            # Both are in units of the bounds; a threshold is met where this is at most 0.
-            pairs = list(zip(objectives, one.values_K, strict=True))
-            values = [sign * objective.normalise(value) for objective, value in pairs]
+        known = [one for one in results(history) if not any(map(math.isnan, one.values_K))]
+        floors_K = floors([one.values_K for one in known], objectives)
+        for one in known:
+            values = [sign * max(pair) for pair in zip(one.values_K, floors_K, strict=True)]
+            # A threshold is met where this is at most 0.
             missed = {
-                o.name: o.normalise(o.at_least) - o.normalise(value)
-                for o, value in pairs
+                o.name: o.normalise(o.at_least) - value
+                for o, value in zip(objectives, one.values_K, strict=True)
                 if o.at_least is not None
             }
             for params in space.flat(one.params):

@@ -93,4 +93,5 @@ def history(
         trials=trials,
         proposed=max(made, default=-1) + 1,
         made=dict(sorted(made.items())),
+        failed=frozenset(failed or {}),
     )

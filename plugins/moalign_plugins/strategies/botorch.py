@@ -16,6 +16,7 @@ from moalign.strategies.coordinates import Coordinates
 from moalign.strategies.improvement import hypervolume_improvement, scalarised_improvement
 from moalign.strategies.maximise import maximise
 from moalign.strategies.regression import Regression, fit
+from moalign.strategies.results import floors, normalised, worst
 from moalign.types import History, Objective, Observation, Proposal
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class BoTorch(Strategy):
     - all measurements of trials from scratch, those at rungs too: the share of the training that
       was done is an input of the model, and proposals are compared at the end of training, so
       trials that were stopped teach. The front that is to be improved is that of full trials;
+    - trials that failed, as the worst of what others came to in every objective;
+    - values no lower than :func:`moalign.strategies.results.floors`;
     - the measured standard errors as each measurement's own noise; what another seed would have
       changed is estimated on top, as at least a hundredth of the objective's spread;
     - trials that run now, and the proposals made before it in the same call, as results that are
@@ -115,8 +118,9 @@ class _Known:
 
     Attributes:
         observations: per trial and step the first, from scratch.
-        rows: their parameters.
-        stages: the shares of the training that they had had.
+        rows: their parameters, and then those of trials that failed.
+        stages: the shares of the training that they had had; 1 for trials that failed.
+        trials: how many trials were measured.
         full: the parameters of trials at the end of their training, each once.
     """
 
@@ -127,6 +131,8 @@ class _Known:
         for one in history.observations:
             # A trial that was made shorter is not the beginning of one of full length.
             comparable = one.start.scratch and (one.step == history.steps or not one.full)
+            if one.trial in history.failed:
+                continue
             if comparable and 0 < one.step <= history.steps:
                 first.setdefault((one.trial, one.step), one)
         self.observations = [o for o in first.values() if any(map(math.isfinite, o.values_K))]
@@ -136,22 +142,29 @@ class _Known:
         ends = [row for row, stage in zip(self.rows, self.stages, strict=True) if stage == 1]
         # Without any, what the model predicts of all for the end of training has to do.
         self.full = [list(row) for row in dict.fromkeys(map(tuple, ends or self.rows))]
+        failed = [history.made[n] for n in sorted(history.failed) if n in history.made]
+        failed = [p for p in failed if p.start.scratch and p.steps is None]
+        self.rows += [coordinates.row(proposal.params) for proposal in failed]
+        self.stages += [1.0] * len(failed)
 
     def model(self) -> tuple[Regression | None, str]:
         """Fit the model, or say why there is none."""
-        values = [self._normalised(one.values_K) for one in self.observations]
+        values = [normalised(one, self.objectives) for one in self.observations]
+        floors_K = floors(values, self.objectives)
+        values = [tuple(map(_higher, row, floors_K)) for row in values]
         units = [objective.unit for objective in self.objectives]
         stderr = [
             [error / unit for error, unit in zip(one.stderr_K, units, strict=True)]
             for one in self.observations
         ]
+        failed, axes = len(self.rows) - len(values), len(self.objectives)
+        ends = [row for row, stage in zip(values, self.stages, strict=False) if stage == 1]
+        values += [worst(ends or values) or (math.nan,) * axes] * failed
+        stderr += [[math.nan] * axes] * failed
         try:
             return fit(self.rows, self.stages, values, stderr), ""
         except _numerical() as error:
             return None, _drawn_because(error)
-
-    def _normalised(self, values_K: Sequence[float]) -> list[float]:
-        return [o.normalise(value) for o, value in zip(self.objectives, values_K, strict=True)]
 
     def improving(
         self, model: Regression, open_: Sequence[list[float]], seed: int
@@ -217,6 +230,11 @@ class _Known:
             (self.coordinates.drawn(uniforms) for uniforms in drawn),
             key=lambda row: min((math.dist(row, other) for other in known), default=0.0),
         )
+
+
+def _higher(value: float, floor: float) -> float:
+    """Return the higher one; NaN for what was not measured."""
+    return value if math.isnan(value) else max(value, floor)
 
 
 def _constraints(

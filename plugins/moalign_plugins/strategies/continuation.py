@@ -37,9 +37,13 @@ class Continuation(Strategy):
     **Falling back.** A trial has made progress if its value is above its source's by more than
     `margin` standard errors of their difference. The errors are added as if the two had been
     measured apart; they were measured on the same prompts with the same draws, so half an error
-    counted so is about one of the difference itself. Without progress, and if the trial failed,
-    its parameters are proposed once more, from scratch and at full length; if they have been tried
-    from scratch before, they are not.
+    counted so is about one of the difference itself. The source is the best of several that were
+    measured with noise, so it looks better than it is, and near the end of what training can do
+    hardly anything rises above it: by default a trial need not rise, it must not fall by more than
+    half an error. What stands still is worth as much as the source, which is the best that is
+    known; to train the same parameters in full would rarely pay. Without progress, and if the trial
+    failed, its parameters are proposed once more, from scratch and at full length; if they have
+    been tried from scratch before, they are not.
 
     **What the other strategy sees.** A trial that made progress stands in its history as one from
     scratch at full length: it is what these parameters lead to, as far as anybody will know. It
@@ -85,7 +89,7 @@ class Continuation(Strategy):
         strategy: Strategy = by_name("gp"),
         steps: Annotated[int, Ge(1)] = 12,
         after: Annotated[int, Ge(1)] = 4,
-        margin: Annotated[float, Ge(0)] = 0.5,
+        margin: float = -0.5,
         by: str | None = None,
     ) -> None:
         """Take the options.
@@ -96,7 +100,7 @@ class Continuation(Strategy):
             after: trials that have ended, from scratch or with progress, before the first one goes
                 on from there.
             margin: standard errors by which a trial must rise above its source; 0: any rise will
-                do.
+                do; below 0: by which it may fall behind it.
             by: path of the weights that a trial is valued by, if several are searched; default:
                 `weighting.preference`.
         """
@@ -197,7 +201,8 @@ class Continuation(Strategy):
             return f"trial {number} went on from {_named(source)} and was not measured, {again}"
         now = after[1]
         error = (was.stderr**2 + now.stderr**2) ** 0.5
-        if now.mean - was.mean > self.margin * error:
+        rise, least = now.mean - was.mean, self.margin * error
+        if rise > least or (self.margin < 0 and rise == least):  # both 0 without an error
             return ""
         return f"trial {number} made no progress from {_named(source)} ({was} to {now}), {again}"
 
@@ -250,5 +255,6 @@ def _shown(history: History, continued: Mapping[int, _Continued]) -> History:
         observations=tuple(observations),
         pending={n: plain(n, p) for n, p in history.pending.items() if n in seen},
         made={n: plain(n, p) for n, p in history.made.items() if n in seen},
+        failed=history.failed & seen,
         proposed=history.proposed - (len(made) - len(seen)),
     )

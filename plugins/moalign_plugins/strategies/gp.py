@@ -29,7 +29,7 @@ class GaussianProcess(OptunaStrategy):
     weights again and again (a smooth test problem with noise, three objectives, hypervolume after
     16 trials: .401 with a stick, .405 at random, .412 with gaps, standard errors .003; after 28:
     .419 at random, .438 with gaps). A stopped trial counts as what it would have come to
-    (:func:`moalign.strategies.stopped.at_full_length`). Noise is estimated: standard errors are not
+    (:func:`moalign.strategies.results.results`). Noise is estimated: standard errors are not
     read.
 
     The best front per trial on small budgets, with up to three objectives; a proposal takes about

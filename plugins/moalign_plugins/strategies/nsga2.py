@@ -23,7 +23,7 @@ class Nsga2(GeneticStrategy):
     trial in each objective; the ends of a front come first. Trials that miss a threshold
     (``at_least``) stand behind all that meet it, the less they miss in sum the better. What runs
     now has its place in a generation. So has what was stopped, as what it
-    would have come to (:func:`moalign.strategies.stopped.at_full_length`).
+    would have come to (:func:`moalign.strategies.results.results`).
 
     Source: Deb, Pratap, Agarwal, Meyarivan 2002, "A fast and elitist multiobjective genetic
     algorithm: NSGA-II". Differs: uniform crossover and drawing anew, Optuna's defaults, instead of

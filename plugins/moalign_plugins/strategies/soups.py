@@ -19,12 +19,12 @@ from moalign.strategies.kept import (
     checkpoint,
     mixed_params,
     neighbours,
-    normalised,
     one_by_one,
     proposals_so_far,
     ranked,
     values_by_policy,
 )
+from moalign.strategies.results import normalised
 from moalign.types import History, Observation, Proposal, Simplex, Start
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ class ParzenEstimator(OptunaStrategy):
     non-dominated sorting and hypervolume, and a proposal maximises the ratio of the two densities.
     Trials that run now count as bad ones, so that proposals spread; those that miss a threshold
     (``at_least``) count as worse than all others. A stopped trial counts as what it
-    would have come to (:func:`moalign.strategies.stopped.at_full_length`).
+    would have come to (:func:`moalign.strategies.results.results`).
 
     Takes milliseconds, any number of objectives, and mixed spaces. On the test problem of ``gp`` it
     was no better than random search with 16 and with 32 trials: it is for larger budgets.

@@ -41,11 +41,16 @@ CORNERS = [seen(0, (0.9, 1.0), 0.8), seen(1, (0.2, 8.0), 0.2), seen(2, (0.5, 6.0
 
 
 def proposed(
-    observations: Sequence[Observation], share: float, *, after: int = 3, **known: Any
+    observations: Sequence[Observation],
+    share: float,
+    *,
+    after: int = 3,
+    margin: float = -0.5,
+    **known: Any,
 ) -> Proposal:
     inner = Asked(Proposal(params(share)))
     given = history(observations, **known)
-    return Continuation(strategy=inner, after=after).propose(given, 1, 0)[0]
+    return Continuation(strategy=inner, after=after, margin=margin).propose(given, 1, 0)[0]
 
 
 # --- where a trial begins ----------------------------------------------------------------------
@@ -141,18 +146,20 @@ def test_what_was_tried_from_scratch_before_is_not_tried_again():
     assert not proposed([*CORNERS, stalled], 0.7).start.scratch
 
 
-def test_progress_is_more_than_half_a_standard_error():
+@pytest.mark.parametrize("margin", [-0.5, 0.5])
+def test_progress_is_counted_in_standard_errors(margin: float):
     def next_after(rise: float, error: float) -> Proposal:
         source = seen(2, (0.5, 6.0), 0.5, stderr_K=(error, 0.0))
         after = warm(3, (0.5 + rise, 6.0), (2, STEPS), 0.45, stderr_K=(error, 0.0))
-        return proposed([*CORNERS[:2], source, after], 0.7)
+        return proposed([*CORNERS[:2], source, after], 0.7, margin=margin)
 
     # The value of weights .45/.55 rises by .45 times the rise of a, and so does its error.
-    half = 0.5 * 0.02 * math.sqrt(2)
-    assert not next_after(half * 1.01, 0.02).start.scratch
-    assert next_after(half * 0.99, 0.02).params == params(0.45)
-    assert next_after(0.0, 0.0).params == params(0.45), "to stand still is no progress"
+    least = margin * 0.02 * math.sqrt(2)
+    assert not next_after(least + 1e-4, 0.02).start.scratch
+    assert next_after(least - 1e-4, 0.02).params == params(0.45)
+    assert next_after(0.0, 0.0).start.scratch is (margin > 0), "to stand still is no progress"
     assert not next_after(1e-9, 0.0).start.scratch
+    assert next_after(-1e-9, 0.0).params == params(0.45)
 
 
 def test_a_trial_that_failed_on_its_way_is_tried_from_scratch():

@@ -99,7 +99,9 @@ def pick(
     own = {name: t for name, t in thresholds(table).items() if name not in asked}
     kept = meeting(points, own)
     if own and not kept:
-        reasons.append(f"No point meets the study's {listed(own)}, so it was left aside.")
+        reasons.append(
+            f"No point of the front meets the study's {listed(own)}, so it was left aside."
+        )
     points = kept or points
     if rule == "knee":
         rows = [point.means_K(table.names) for point in points]

@@ -45,6 +45,8 @@ class Plan:
         searched: the trials differ in their settings.
         offered: preferences of the task's train split, or None if nothing learns from them.
         unread: keys that the study sets and this optimizer does not read.
+        unkept: objectives with a threshold that the search does not keep to: they are not on the
+            front.
     """
 
     weighting: str
@@ -67,6 +69,7 @@ class Plan:
     searched: bool = True
     offered: int | None = None
     unread: tuple[str, ...] = ()
+    unkept: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """Return the plan for people."""
@@ -96,6 +99,13 @@ class Plan:
             lines.insert(2, f"search  {nothing_searched(self.trials)}")
         if self.unread:
             lines.insert(1, f"unread  {', '.join(self.unread)}: {self.optimizer} has no use for it")
+        if self.unkept:
+            keys = ", ".join(f"objectives.{name}.at_least" for name in self.unkept)
+            lines.insert(
+                1,
+                f"search  {keys}: not on the front, so no constraint of the search, which keeps a "
+                "front without regard to it; give it `use: [train, front]` to have it kept",
+            )
         if self.before is not None:
             lines.append(
                 f"before  {_count(self.before.generated)} tokens were sampled and "
@@ -190,6 +200,7 @@ def make_plan(
         searched=bool(study.space),
         offered=offered,
         unread=_unread(training, optimizer),
+        unkept=tuple(o.name for o in study.objectives if o.at_least is not None and not o.front),
     )
 
 

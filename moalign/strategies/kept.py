@@ -145,6 +145,15 @@ def values_by_policy(
     return found
 
 
+def missed(observation: Observation, objectives: Sequence[Objective]) -> set[str]:
+    """Return the names of the objectives whose threshold a policy misses."""
+    return {
+        o.name
+        for o, value in zip(objectives, observation.values_K, strict=True)
+        if o.at_least is not None and value < o.at_least
+    }
+
+
 def ranked(
     worth: Mapping[Checkpoint, tuple[Observation, Value]],
 ) -> list[tuple[Observation, Value]]:

@@ -36,7 +36,7 @@ class ObjectiveSection(Section):
     reference: float | None = None
     """Where hypervolume starts, in raw units; default: the lower bound."""
     at_least: float | None = None
-    """A threshold in raw units: a search constraint, and what constrained weightings keep."""
+    """A threshold in raw units: what constrained weightings keep, and on the front a constraint."""
 
 
 class GradientsSection(Section):

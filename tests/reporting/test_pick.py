@@ -90,7 +90,9 @@ def test_the_studys_own_threshold_holds_unless_nobody_meets_it(make_run: MakeRun
     assert chosen(pick.pick(half, prefer={"a": 1}, at_least={"b": 0.0})) == "t00"
     found = pick.pick(most, prefer={"a": 1})
     assert chosen(found) == "t00"
-    assert "No point meets the study's b >= 0.99, so it was left aside." in found.reasons
+    assert (
+        "No point of the front meets the study's b >= 0.99, so it was left aside." in found.reasons
+    )
 
 
 def test_the_knee(table: PointTable) -> None:

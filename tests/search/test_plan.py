@@ -200,3 +200,13 @@ def test_samples_to_choose_between_are_sampled_before(
         "before  at most 2.05 thousand tokens are sampled before training, once for all trials, to "
         "choose between"
     )
+
+
+def test_a_threshold_off_the_front_is_said_to_bind_no_search(tmp_path: Path):
+    folder = RunFolder(tmp_path / "mine")
+    held = quick_study("objectives.a.at_least=0.5")
+    assert make_plan(held, folder, None, trials=6, workers=2).unkept == ()
+    loose = quick_study("objectives.c={reward: quick, monitor: true, at_least: 0.5}")
+    made = make_plan(loose, folder, None, trials=6, workers=2)
+    assert made.unkept == ("c",)
+    assert made.lines()[1].startswith("search  objectives.c.at_least: not on the front")

@@ -11,7 +11,7 @@ from annotated_types import Ge, Le
 from moalign.components import Strategy
 from moalign.errors import OptionError
 from moalign.strategies.coordinates import Coordinates
-from moalign.strategies.kept import Checkpoint, checkpoint, one_by_one
+from moalign.strategies.kept import Checkpoint, checkpoint, missed, one_by_one
 from moalign.types import History, Objective, Observation, Proposal, Simplex, Start
 
 Extension = tuple[int, Checkpoint, str]
@@ -48,7 +48,8 @@ class ConstrainedExtension(Strategy):
     extended in every objective that is trained and on the front, then a new round looks at the
     grown front. No point is extended in the same objective twice, and one that has left the front
     not at all, as its policy is gone. While no point can be extended, policies are trained from
-    scratch, as at the beginning: workers do not wait for the first results.
+    scratch, as at the beginning: workers do not wait for the first results. A point that misses a
+    threshold (`at_least`) comes after those that miss none, and is extended in what it misses.
 
     J is the mean on validation. Errors are not looked at: a point may be on the front, and so
     become a source, because it was lucky, and is then asked to keep what it never had.
@@ -158,10 +159,17 @@ class ConstrainedExtension(Strategy):
         extensions = _extensions(history.made)
         tried = {(source, primary) for _, source, primary in extensions}
         began, current = _round(extensions, most)
+        lonely = [(o, missed(o, history.objectives)) for o in by_isolation(history.observations)]
         left = [
             (point, untried)
-            for point in by_isolation(history.observations)
-            if (untried := [o for o in objectives if (checkpoint(point), o.name) not in tried])
+            for point, short in sorted(lonely, key=lambda each: bool(each[1]))
+            if (
+                untried := [
+                    o
+                    for o in objectives
+                    if (checkpoint(point), o.name) not in tried and (o.name in short or not short)
+                ]
+            )
         ]
         begun = [each for each in left if checkpoint(each[0]) in current]
         earlier = [each for each in left if each[0].trial < began and len(current) < most]

@@ -210,6 +210,8 @@ class Soups(Strategy):
         points = _ingredients(front)
         policies = {checkpoint(o): o for o in reversed(points)}  # of several conditions the first
         known_MK = np.array(_known(history, front))
+        least = [-math.inf if o.at_least is None else o.at_least for o in history.objectives]
+        limits_K = [o.normalise(v) for o, v in zip(history.objectives, least, strict=True)]
         offers = []
         for group in _groups(points, history):
             for shares in _shares(len(group), self.divisions):
@@ -218,7 +220,8 @@ class Soups(Strategy):
                 offers.append(
                     _Offer(
                         _sorted(zip(map(checkpoint, group), shares, strict=True)),
-                        (-round(gap, 9),),
+                        # What would miss a threshold comes last.
+                        (float((straight_K < limits_K).any()), -round(gap, 9)),
                         f"{gap:.3f} from whatever is measured if the path is straight",
                     )
                 )

@@ -111,6 +111,18 @@ def test_the_ends_come_first_then_the_loneliest_between_them():
     assert [target(p) for p in found] == [(t, name) for t in (0, 3, 1) for name in ("a", "b")]
 
 
+def test_what_misses_a_threshold_comes_last_and_is_extended_in_what_it_misses():
+    name, low = OBJECTIVES[0].name, sorted(values[0] for values in FRONT)[2]
+    held = (replace(OBJECTIVES[0], at_least=low), *OBJECTIVES[1:])
+    found = ConstrainedExtension().propose(history(objectives=held), 20, seed=0)
+    extended = [target(p) for p in found if p.start.points]
+    short = [trial for trial, values in enumerate(FRONT) if values[0] < low]
+    late = [trial in short for trial, _ in extended]
+    assert late == sorted(late)
+    assert {primary for trial, primary in extended if trial in short} == {name}
+    assert len({trial for trial, _ in extended}) == len(FRONT)
+
+
 def test_an_objective_that_is_constant_decides_nothing():
     flat = (*OBJECTIVES, Objective("c", (0.0, 1.0)))
     found = by_isolation(history([(*point, 0.5) for point in FRONT], flat).observations)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import quick
-from histories import PATH, RATE, STEPS, history, params, seen, soup, warm
+from histories import OBJECTIVES, PATH, RATE, STEPS, history, params, seen, soup, warm
 from quick import archive, quick_run, quick_study
 
 from moalign.components import Strategy
@@ -83,6 +84,17 @@ def test_the_widest_gap_is_filled_first():
     assert {0: 0.75, 2: 0.25} in found[2:4]
     assert found[-1] in ({2: 0.25, 3: 0.75}, {2: 0.75, 3: 0.25})
     assert len(found) == 9, "three gaps, three soups each"
+
+
+def test_soups_that_would_miss_a_threshold_come_last():
+    held = (replace(OBJECTIVES[0], at_least=0.5), OBJECTIVES[1])
+    found = measured(FRONT, Soups(), straight(FRONT), objectives=held)
+    rows = {o.trial: o.values_K for o in FRONT}
+    values = [sum(share * rows[t][0] for t, share in shares.items()) for shares in found]
+    missed = [value < 0.5 for value in values]
+    assert any(missed)
+    assert not all(missed)
+    assert missed == sorted(missed)
 
 
 def test_where_the_path_bends_the_emptier_side_comes_next():

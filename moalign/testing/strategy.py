@@ -27,6 +27,7 @@ from moalign.types import (
 
 OBJECTIVES = tuple(Objective(name, (0.0, 1.0)) for name in ("a", "b", "c"))
 STEPS, RUNG, TRIALS = 40, 10, 40
+FAILED = frozenset({6, 9})
 SIMPLEX = Simplex(("a", "b", "c"))
 RATE = FloatRange(1e-4, 1e-3, log=True)
 SPACES: Mapping[str, Mapping[str, Parameter]] = {
@@ -138,13 +139,13 @@ def check_takes_pending_trials(factory: Factory) -> None:
 
 
 def check_takes_any_history(factory: Factory) -> None:
-    """It takes 0, 1 or 30 observations, of rungs, warm starts and conditions too."""
+    """It takes 0, 1 or 30 trials, with rungs, warm starts, conditions and failures among them."""
     name, space = next(_spaces(factory))
     for known in (0, 1, 30):
         found = factory().propose(_history(space, known, extras=True), 1, seed=0)
         require(
             len(found) == 1,
-            f"it must propose after {known} observations of the {name} space; found {found!r}",
+            f"it must propose after {known} trials of the {name} space; found {found!r}",
         )
 
 
@@ -214,7 +215,8 @@ def _history(
         pending: proposals that run now.
         own: proposals whose parameters the trials have, from the first one on; others are random.
         extras: every second trial is kept and was measured at a rung; the last one started warm
-            and was measured under another condition as well.
+            and was measured under another condition as well. Of many trials :data:`FAILED`
+            have failed, the second one after a rung.
     """
     observations: list[Observation] = []
     made: dict[int, Proposal] = {}
@@ -225,7 +227,9 @@ def _history(
             if trial < len(own)
             else {path: _draw(dimension, rng) for path, dimension in space.items()}
         )
-        steps = (RUNG, STEPS) if extras and trial % 2 else (STEPS,)
+        steps = [RUNG, STEPS] if extras and trial % 2 else [STEPS]
+        if extras and trial in FAILED:
+            steps = steps[:-1]
         warm = extras and trial == known - 1 and trial > 1
         start = Start(((1, STEPS),), (1.0,)) if warm else Start()
         made[trial] = Proposal(params, start)
@@ -254,6 +258,7 @@ def _history(
         trials=TRIALS,
         proposed=known + len(pending),
         made={**made, **running},
+        failed=frozenset(FAILED & made.keys()) if extras else frozenset(),
     )
 
 

@@ -9,9 +9,12 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from moalign.types import History, Objective, Observation
+
+FENCE: Final = 1.5  # distances between the quartiles
+FEWEST: Final = 4  # results that have quartiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +89,26 @@ def worst(values_NK: Sequence[Sequence[float]]) -> tuple[float, ...] | None:
 def floors(
     values_NK: Sequence[Sequence[float]], objectives: Sequence[Objective]
 ) -> tuple[float, ...]:
-    """Return the values below which a model need not tell results apart.
+    """Return the values below which a model is not told results apart.
 
-    Per objective the reference of the hypervolume, or the lower bound: what lies below adds none,
-    and one collapsed policy at twenty times the bounds would make all others look alike. But never
-    above a threshold, which has to be told from both sides, nor above the median of the results,
-    so that there is something to go by where most lie below the reference.
+    One collapsed policy, its divergence at twenty times the bounds, would make all others look
+    alike to a model of standardised values. So outliers count as this much, per objective Tukey's
+    fence: the lower quartile less 1.5 times the distance between the quartiles. Where much lies far
+    below the reference nothing is an outlier: a model needs these slopes to find its way up. It is
+    never above the reference of the hypervolume, or the lower bound, nor above a threshold, which
+    have to be told from both sides. With fewer than four results there is none.
+
+    Source: Tukey 1977, "Exploratory Data Analysis".
     """
     found = []
     for k, objective in enumerate(objectives):
         known = [row[k] for row in values_NK if math.isfinite(row[k])]
-        limits = [0.0 if objective.reference is None else objective.normalise(objective.reference)]
-        limits += [statistics.median(known)] if known else []
+        if len(known) < FEWEST:
+            found.append(-math.inf)
+            continue
+        low, _, high = statistics.quantiles(known, n=4, method="inclusive")
+        limits = [low - FENCE * (high - low)]
+        limits += [0.0 if objective.reference is None else objective.normalise(objective.reference)]
         limits += [] if objective.at_least is None else [objective.normalise(objective.at_least)]
         found.append(min(limits))
     return tuple(found)

@@ -80,16 +80,22 @@ def test_what_failed_after_it_began_elsewhere_says_nothing():
     assert list(values([seen(0, (0.5, 2.0))], failed=failed)) == [0]
 
 
-def test_below_the_floor_results_are_alike():
-    a, b = OBJECTIVES
-    rows = [(0.5, 0.2), (0.7, 0.4), (-20.0, 0.6), (0.6, math.nan)]
-    assert floors(rows, (a, b)) == (0.0, 0.0)
-    assert floors(rows, (replace(a, reference=0.4), b)) == (0.4, 0.0)
-    assert floors(rows, (replace(a, reference=0.4, at_least=0.3), b)) == (0.3, 0.0)
-    assert floors([(-3.0, -1.0), (-2.0, 0.3), (-1.0, 0.4)], (a, b)) == (-2.0, 0.0)
-    assert floors([], (a, b)) == (0.0, 0.0)
-    assert worst(rows) == (-20.0, 0.2)
+def test_outliers_below_the_reference_count_as_the_fence():
+    (a, _), rows = OBJECTIVES, [(value,) for value in (0.5, 0.7, -20.0, 0.6, 0.8)]
+    assert floors(rows, [a]) == (0.0,), "the lower bound, below the fence at .2"
+    assert floors(rows, [replace(a, reference=0.4)]) == pytest.approx((0.2,))
+    assert floors(rows, [replace(a, reference=0.4, at_least=0.1)]) == (0.1,)
+    far = [(value,) for value in (-2.5, -2.3, -50.0, -2.4, -2.2)]
+    assert floors(far, [a]) == pytest.approx((-2.8,))
+    spread = [(-20.0 * n,) for n in range(8)]
+    assert floors(spread, [a])[0] < -140.0, "there is no outlier"
+    assert floors([*rows[:3], (math.nan,)], [a]) == (-math.inf,)
+
+
+def test_the_worst_is_that_of_each_objective():
+    assert worst([(0.5, 0.2), (-20.0, 0.6), (0.6, math.nan)]) == (-20.0, 0.2)
     assert worst([(0.5, math.nan)]) is None
+    assert worst([]) is None
 
 
 def test_only_trials_from_scratch_that_have_ended_count():

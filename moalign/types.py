@@ -660,7 +660,8 @@ class History:
         trials: how many trials the study runs in all.
         proposed: how many proposals exist already.
         made: these proposals by trial number, those that run or have failed, too.
-        failed: numbers of the trials that failed; what they measured before is no result.
+        failed: numbers of the trials that failed, with values that the space allows; what they
+            measured before is no result.
     """
 
     space: Mapping[str, Parameter]

@@ -9,7 +9,7 @@ from moalign.components import Strategy
 from moalign.errors import MoalignError, StudyError
 from moalign.execution import told
 from moalign.search.archive import Run
-from moalign.search.asking import ask
+from moalign.search.asking import ask, check_values
 from moalign.study.loading import as_proposed
 from moalign.study.space import first_proposals
 from moalign.study.study import Study
@@ -83,8 +83,21 @@ def history(
         trials=trials,
         proposed=len(made),
         made={number: trial.proposal for number, trial in made.items()},
-        failed=frozenset(n for n, t in made.items() if n in visible and t.outcome == "failed"),
+        failed=frozenset(
+            number
+            for number, trial in made.items()
+            if number in visible and trial.outcome == "failed" and _allowed(study, trial.proposal)
+        ),
     )
+
+
+def _allowed(study: Study, proposal: Proposal) -> bool:
+    """Return whether a proposal's values lie in the space; no model could place others."""
+    try:
+        check_values(study.space, proposal)
+    except StudyError:
+        return False
+    return True
 
 
 def seed_of(seed: int, number: int) -> int:

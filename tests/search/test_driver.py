@@ -23,6 +23,8 @@ from moalign.search.record import read
 from moalign.types import BASE, Proposal, Start
 from moalign_plugins.executors.local import Local
 from moalign_plugins.executors.processes import Processes
+from moalign_plugins.strategies.botorch import BoTorch
+from moalign_plugins.strategies.tpe import ParzenEstimator
 
 
 @pytest.fixture
@@ -408,6 +410,27 @@ def test_a_strategy_is_told_which_trials_failed(tmp_path: Path, faults):
     object.__setattr__(study, "strategy", Watching())
     quick_run(tmp_path / "mine", study=study)
     assert seen == {0: set(), 1: set(), 2: {1}, 3: {1, 2}}
+
+
+@pytest.mark.parametrize(
+    "other", [BoTorch(startup=2), ParzenEstimator(startup=2)], ids=["botorch", "tpe"]
+)
+def test_values_outside_the_space_are_no_failure_to_learn_from(tmp_path: Path, other: Strategy):
+    """A run that a broken strategy began goes on with one that models what failed."""
+
+    class Wrong(Strategy):
+        name = "wrong"
+        corners_first = False
+
+        def propose(self, history, n, seed):
+            params = {"weighting.preference": {"a": 0.5, "b": 0.5}}
+            return [Proposal({**params, "training.learning_rate": -1.0})]
+
+    study = quick_study("search.trials=6")
+    wrong = quick_run(tmp_path / "mine", study=study, strategy=Wrong(), trials=2).run
+    assert [t.outcome for t in wrong.trials.values()] == ["failed", "failed"]
+    found = quick_run(tmp_path / "mine", study=study, strategy=other, trials=6).run
+    assert [t.outcome == "failed" for t in found.trials.values()] == [True, True] + [False] * 4
 
 
 def test_a_trial_that_fails_takes_no_other_with_it(tmp_path: Path, faults):

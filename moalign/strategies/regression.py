@@ -17,6 +17,7 @@ SMALLEST: Final = 1e-6  # measured variance, in the same units; GPyTorch takes n
 LEAST_SPREAD: Final = 1e-8  # a spread below it is none
 LEAST_SCALE: Final = 1e-4  # variance of what a kernel explains: a long step would round it to 0
 ITERATIONS: Final = 75
+TOLERANCE: Final = 1e-4  # of the likelihood per measurement, at which a fit has converged
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,11 @@ def fit(
         covar_module=_kernel(inputs.shape[1], batch, staged),
         outcome_transform=None,
     )
+    options: dict[str, Any] = {"maxiter": ITERATIONS, "ftol": TOLERANCE}
+    if batch:  # BoTorch's optimizer of several outputs has another default, and refuses two
+        options["factr"] = None
     fit_gpytorch_mll(
-        ExactMarginalLogLikelihood(model.likelihood, model),
-        optimizer_kwargs={"options": {"maxiter": ITERATIONS}},
+        ExactMarginalLogLikelihood(model.likelihood, model), optimizer_kwargs={"options": options}
     )
     return Regression(model, centre, scale, staged)
 

@@ -65,12 +65,10 @@ class BoTorch(Strategy):
     are not positive definite in spite of all that BoTorch tries), it does the same, and says so in
     the proposal's reason.
 
-    For few trials that are noisy, stopped early or run side by side, and for four objectives or
-    more. BraninCurrin, 40 trials, three seeds: .970 to .975 of the largest hypervolume, .962 to
-    .971 with noise of 3 % of the bounds; 16 trials of three noisy objectives, weights, a rate and
-    a coefficient: as good as ``gp``, 24 trials: .266 against .261, and .240 at random. A proposal
-    takes half a second of one core with 20 trials and two objectives, two with 100 and three, four
-    with 100 and four.
+    For few trials that are noisy, stopped early or run side by side. How much of known fronts it
+    finds beside the others: ``python -m benchmarks.search --part fronts``. A proposal takes about a
+    third of a second of one core with 20 trials and two objectives, one with 100 and three, three
+    with 100 and four (``benchmarks/suggestion.py``).
 
     Source: Daulton, Balandat, Bakshy 2021, arXiv 2105.08195; Ament et al. 2023, arXiv 2310.20708;
     Knowles 2006. Differs: the step as an input with a curve common to all trials; boxes and

@@ -66,16 +66,15 @@ class Method:
 WHOLE: Final = 600
 """Training steps of the grid: 15 weights, 40 steps each."""
 
-_GP: Final = "{gp: {startup: 4}}"
-_CONTINUATION: Final = f"{{continuation: {{strategy: {_GP}, after: 4, steps: 12}}}}"
+_CONTINUATION: Final = f"{{continuation: {{strategy: {COLD}, after: 4, steps: 12}}}}"
 
 METHODS: Final[Mapping[str, Method]] = {
     GRID: Method("{grid: {divisions: 4}}", ("grid",), WHOLE),
     "random": Method("random", ("random",), WHOLE),
-    COLD: Method(_GP, ("gp",), WHOLE),
+    COLD: Method(COLD, (COLD,), WHOLE),
     # As far as it takes to see about as many trials as the others have.
-    WARM: Method(_CONTINUATION, ("continuation", "gp"), 2 * SMALL),
-    FULL: Method(_CONTINUATION, ("continuation", "gp", "soups"), SMALL, soups=12),
+    WARM: Method(_CONTINUATION, ("continuation", COLD), 2 * SMALL),
+    FULL: Method(_CONTINUATION, ("continuation", COLD, "soups"), SMALL, soups=12),
     # Four policies from scratch, then four extensions of a quarter of the steps.
     "cmorl": Method("cmorl", ("cmorl",), SMALL),
 }

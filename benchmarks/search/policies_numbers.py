@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 GRID: Final = "grid"
 FULL: Final = "full method"
-COLD: Final = "gp"
+COLD: Final = "botorch"
 WARM: Final = "continuation"
 """The same strategy with and without warm starts; the full method adds soups."""
 SMALL: Final = 200

@@ -284,8 +284,8 @@ def _going_on(rows: Rows, bed: str) -> list[str]:
         return []
     said = [_courses(warm) for _, warm in pairs.values()]
     went, again = (sum(column) for column in zip(*said, strict=True))
-    header = ["continuation beside gp", "steps", "steps of gp", "expected utility, minus gp's",
-              "hypervolume, minus gp's"]  # fmt: skip
+    header = [f"{WARM} beside {COLD}", "steps", f"steps of {COLD}",
+              f"expected utility, minus {COLD}'s", f"hypervolume, minus {COLD}'s"]  # fmt: skip
     lines = []
     for name, cut in (("equal numbers of trials", _equal_trials), ("equal steps", _equal_steps)):
         cuts = {seed: cut(cold, warm) for seed, (cold, warm) in pairs.items()}

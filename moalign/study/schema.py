@@ -152,7 +152,7 @@ class ChoicesSection(Section):
 class SearchSection(Section):
     """How the front is searched."""
 
-    strategy: Reference = "gp"
+    strategy: Reference = "botorch"
     """The strategy: what proposes trials."""
     trials: Annotated[int, Field(ge=1)] = 16
     """Trials in all."""

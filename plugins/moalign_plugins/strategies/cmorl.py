@@ -117,7 +117,7 @@ class ConstrainedExtension(Strategy):
             raise OptionError(
                 "strategy cmorl maximises one objective while others are held, so at least two "
                 "must be both trained and on the front; found "
-                f"{', '.join(names) or 'none'}. Add one, or use another strategy, such as gp"
+                f"{', '.join(names) or 'none'}. Add one, or use another strategy, such as botorch"
             )
         if not _weights(history):
             raise OptionError(

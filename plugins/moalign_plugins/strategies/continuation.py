@@ -73,7 +73,7 @@ class Continuation(Strategy):
     Example::
 
         search:
-          strategy: {continuation: {strategy: gp, steps: 12, after: 4}}
+          strategy: {continuation: {strategy: botorch, steps: 12, after: 4}}
           space: {weighting.preference: simplex}
     """
 
@@ -86,7 +86,7 @@ class Continuation(Strategy):
     def __init__(
         self,
         *,
-        strategy: Strategy = by_name("gp"),
+        strategy: Strategy = by_name("botorch"),
         steps: Annotated[int, Ge(1)] = 12,
         after: Annotated[int, Ge(1)] = 4,
         margin: float = -0.5,
@@ -125,7 +125,7 @@ class Continuation(Strategy):
             raise OptionError(
                 f"strategy continuation: `strategy: {self.strategy.name}` says itself where its "
                 "trials begin, and would never see what they come to; use it alone, or choose one "
-                "that proposes parameters, such as gp",
+                "that proposes parameters, such as botorch",
                 "strategy",
             )
 

@@ -89,7 +89,7 @@ class Soups(Strategy):
     Example::
 
         search:
-          strategy: {soups: {strategy: gp, every: 4}}
+          strategy: {soups: {strategy: botorch, every: 4}}
           space: {weighting.preference: simplex}
     """
 

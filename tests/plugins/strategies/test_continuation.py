@@ -256,7 +256,7 @@ def test_the_options_are_those_of_a_study():
     assert isinstance(built, Continuation)
     assert (built.steps, built.after) == (9, 4)
     construct(Continuation, {}, build)
-    assert asked == [(Strategy, {"tpe": {}}), (Strategy, "gp")]
+    assert asked == [(Strategy, {"tpe": {}}), (Strategy, "botorch")]
     assert Continuation(strategy=Random()).corners_first
     assert not Continuation(strategy=Grid()).corners_first
     assert Continuation.corners_first

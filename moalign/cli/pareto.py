@@ -46,6 +46,12 @@ MaxHours = Annotated[
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop if a tracker or plugin hook fails.")]
 
+RetryFailed = Annotated[
+    bool,
+    typer.Option(
+        "--retry-failed", help="Try trials that failed again, from their last checkpoint."
+    ),
+]
 ExecutorName = Annotated[
     str | None,
     typer.Option(
@@ -84,6 +90,7 @@ def pareto(
     max_hours: MaxHours = None,
     executor: ExecutorName = None,
     address: Address = None,
+    retry_failed: RetryFailed = False,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would run, and stop.")] = False,
     strict: Strict = False,
 ) -> None:
@@ -96,7 +103,15 @@ def pareto(
     if plan:
         _print_plan(loaded, folder, trials)
         return
-    _run(loaded, folder, trials=trials, max_hours=max_hours, strict=strict, search=True)
+    _run(
+        loaded,
+        folder,
+        trials=trials,
+        max_hours=max_hours,
+        retry_failed=retry_failed,
+        strict=strict,
+        search=True,
+    )
 
 
 @app.command()
@@ -110,6 +125,7 @@ def train(
     max_hours: MaxHours = None,
     executor: ExecutorName = None,
     address: Address = None,
+    retry_failed: RetryFailed = False,
     strict: Strict = False,
 ) -> None:
     """Train one policy, without a search.
@@ -119,7 +135,7 @@ def train(
     single = [*SINGLE, *where_segments_run(executor, address)]
     loaded = load_study(study, plugin, [*single, *(set_ or ())])
     folder = run_folder(out, f"{loaded.name}-train" if run is None else run)
-    _run(loaded, folder, trials=None, max_hours=max_hours, strict=strict)
+    _run(loaded, folder, trials=None, max_hours=max_hours, retry_failed=retry_failed, strict=strict)
 
 
 def where_segments_run(executor: str | None, address: str | None) -> list[str]:
@@ -144,6 +160,7 @@ def _run(
     *,
     trials: int | None,
     max_hours: float | None,
+    retry_failed: bool,
     strict: bool,
     search: bool = False,
 ) -> None:
@@ -152,7 +169,10 @@ def _run(
     console = new_console()
     total = trials or study.section.search.trials
     earlier = earlier_run(study, folder)
-    if earlier is not None and is_finished(earlier, total):
+    failed = [] if earlier is None else [t for t in earlier.trials.values() if t.failure]
+    if retry_failed and not failed:
+        console.print(f"{folder}: no trial has failed, so there is none to try again")
+    if earlier is not None and is_finished(earlier, total) and not (retry_failed and failed):
         made, soups = len(earlier.trials), sum(t.proposal.soup for t in earlier.trials.values())
         more = f"above {made} adds trials: {soups} of these are soups" if soups else "N adds trials"
         console.print(f"{folder} is finished; nothing to train (--trials {more})")
@@ -162,7 +182,15 @@ def _run(
         from moalign.search.plan import nothing_searched
 
         console.print(nothing_searched(total), soft_wrap=True)
-    done = drive(study, folder, console, trials=total, max_hours=max_hours, strict=strict)
+    done = drive(
+        study,
+        folder,
+        console,
+        trials=total,
+        max_hours=max_hours,
+        retry_failed=retry_failed,
+        strict=strict,
+    )
     if done is not None:
         show_front(console, done, front_of(done))
 
@@ -175,6 +203,7 @@ def drive(
     trials: int,
     strategy: Strategy | None = None,
     max_hours: float | None = None,
+    retry_failed: bool = False,
     strict: bool = False,
 ) -> Run | None:
     """Run a study, or go on with it, before people's eyes; write its report at the end.
@@ -186,6 +215,7 @@ def drive(
         trials: how many in all.
         strategy: proposes the trials to come; default: the study's.
         max_hours: after this time nothing is started.
+        retry_failed: trials that failed are tried again.
         strict: a tracker or hook that fails ends it.
 
     Returns:
@@ -217,6 +247,7 @@ def drive(
                 trials=trials,
                 strategy=strategy,
                 max_hours=max_hours,
+                retry_failed=retry_failed,
                 listeners=[view],
                 strict=strict,
                 progress=view.base,
@@ -337,6 +368,11 @@ def _say_failures(console: Console, run: Run) -> None:
     console.print("\nNo trial could be measured, so there is no front.")
     for trial in run.trials.values():
         console.print(f"trial {trial.number}: {trial.reason}", soft_wrap=True)
+    console.print(
+        "Once that is mended, the same command with --retry-failed tries them again, and more "
+        "--trials add others.",
+        soft_wrap=True,
+    )
 
 
 @contextmanager

@@ -126,6 +126,10 @@ def report_text(run: Run, front: Front, facts: Mapping[str, Any]) -> str:
     ]
     if failures := [t for t in run.trials.values() if t.outcome == "failed"]:
         parts.append("## Failed trials")
+        parts.append(
+            "If it was not their settings (a judge that was down), mend it, and the same command "
+            "with `--retry-failed` tries them again."
+        )
         parts.append("\n".join(f"- trial {t.number}, step {t.step}: {t.reason}" for t in failures))
     if run.notes:
         parts += ["## Said in training", said_in_training(run)]

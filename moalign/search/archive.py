@@ -147,11 +147,8 @@ class Run:
                 trial = self._trial(event.trial)
                 trial.decided[event.step] = event
                 self._ends(trial)
-            case events.Failed():
-                if event.trial != BASE:
-                    trial = self._trial(event.trial)
-                    trial.failure = event
-                    self._ends(trial)
+            case events.Failed() | events.Retried():
+                self._failed(event)
             case events.Lost():
                 self.lost_workers.append(event)
             case events.Noted():
@@ -169,6 +166,19 @@ class Run:
             trial.measured[event.step] = event
             self._ends(trial)
             self._file(trial, event)
+
+    def _failed(self, event: events.Failed | events.Retried) -> None:
+        if event.trial == BASE:
+            return
+        trial = self._trial(event.trial)
+        if isinstance(event, events.Failed):
+            trial.failure = event
+        elif trial.failure is None:
+            raise ValueError(f"trial {event.trial} has not failed")
+        else:
+            trial.failure = None
+            self._live[event.trial] = trial
+        self._ends(trial)
 
     def _ends(self, trial: Trial) -> None:
         if trial.outcome is not None:
@@ -211,7 +221,7 @@ class Run:
 
     def live(self) -> Iterator[Trial]:
         """Yield the trials that have not ended, by number."""
-        return iter(tuple(self._live.values()))
+        return iter([self._live[number] for number in sorted(self._live)])
 
     def observations(self, visible: Container[int] | None = None) -> tuple[Observation, ...]:
         """Return what was measured on validation, one observation per checkpoint and condition.

@@ -73,6 +73,7 @@ def run_study(
     trials: int | None = None,
     max_hours: float | None = None,
     strategy: Strategy | None = None,
+    retry_failed: bool = False,
     listeners: Sequence[object] = (),
     strict: bool = False,
     progress: Progress | None = None,
@@ -90,6 +91,7 @@ def run_study(
         trials: how many trials in all; default: the study's. More than a finished run has adds.
         strategy: proposes the trials to come; default: the study's. Another one knows at once all
             that had ended when the run was last finished.
+        retry_failed: try those that failed again first, each from its last checkpoint.
         max_hours: after this time no segment is started, and those that run are waited for.
         listeners: objects with announce hooks, beside the study's trackers and plugins.
         strict: a listener that raises ends the study instead of being reported.
@@ -123,6 +125,7 @@ def run_study(
         driver = _Driver(study, record, strategy, executor, announce, total, deadline)
         driver.known = 0 if own else record.state.settled
         driver.leaving = leaving or driver.leaving
+        driver.retry_failed = retry_failed
         return driver.drive(lambda: prepare(study, record.state.folder, told), report)
 
 
@@ -142,6 +145,7 @@ class _Driver:
     front: tuple[Observation, ...] = ()
     pruned: set[tuple[int, int, str]] = field(default_factory=set)
     leaving: Leaving = lambda _steps: None
+    retry_failed: bool = False
     left: bool = False
 
     @property
@@ -187,6 +191,9 @@ class _Driver:
         except OSError as error:
             raise RecordError(f"{folder.path}: nothing can be written there: {error}") from error
         self.record.append(opened)
+        for trial in self.run.trials.values():
+            if self.retry_failed and trial.outcome == "failed":
+                self.record.append(events.Retried(time.time(), trial.number))
         self.front = self.run.front()
         self.announce(
             "moalign_study_started",

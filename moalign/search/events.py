@@ -142,7 +142,7 @@ class Noted:
 
 @dataclass(frozen=True)
 class Failed:
-    """A trial failed and is not tried again; what it measured before stays.
+    """A trial failed, and stays so until somebody asks again; what it measured before stays.
 
     Attributes:
         trial: its number; the base policy's if it could not be measured, which ended the study.
@@ -155,6 +155,15 @@ class Failed:
     reason: str
     detail: str
     event: Literal["failed"] = field(default="failed", kw_only=True)
+
+
+@dataclass(frozen=True)
+class Retried:
+    """Somebody asked for a trial that failed to be tried again, from its last checkpoint."""
+
+    time: float
+    trial: int
+    event: Literal["retried"] = field(default="retried", kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -175,7 +184,9 @@ class Closed:
     event: Literal["closed"] = field(default="closed", kw_only=True)
 
 
-Event = Opened | Proposed | Measured | Decided | Lost | Noted | Failed | OpenedTest | Closed
+Event = (
+    Opened | Proposed | Measured | Decided | Lost | Noted | Failed | Retried | OpenedTest | Closed
+)
 
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 

@@ -269,6 +269,17 @@ def test_a_study_in_which_every_trial_fails(
     assert "No trial could be measured, so there is no front." in done.stdout
     assert "trial 5: " in done.stdout
     assert "the loss became infinite" in done.stdout
+    assert "the same command with --retry-failed tries them again" in done.stdout
+    monkeypatch.setattr(segments, "run_segment", quick.quick_segment)
+    assert moalign("pareto").exit_code == 1  # a mistake is not paid for twice unasked
+    done = moalign("pareto", "--retry-failed")
+    assert done.exit_code == 0, done.output
+    assert "going on, 0 of 6 trials are done" in done.stdout
+    assert "failed" not in done.stdout
+    done = moalign("pareto", "--retry-failed")
+    assert done.exit_code == 0, done.output
+    assert "no trial has failed, so there is none to try again" in done.stdout
+    assert "is finished; nothing to train" in done.stdout
 
 
 @pytest.mark.filterwarnings("default")

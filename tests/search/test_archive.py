@@ -49,6 +49,22 @@ def test_a_trial_lives_until_it_is_measured_in_full_stopped_or_failed():
     assert not run.trials[3].ended_by(2)
 
 
+def test_a_trial_that_failed_lives_again_if_somebody_asks():
+    run = run_of(*[proposed(t) for t in range(3)], measured(0, 2, (1, 1)))
+    with pytest.raises(ValueError, match="trial 0 has not failed"):
+        run.apply(events.Retried(0.0, 0))
+    run.apply(events.Failed(0.0, 0, "it broke", ""))
+    assert [t.number for t in run.live()] == [1, 2]
+    run.apply(events.Retried(0.0, 0))
+    assert [t.number for t in run.live()] == [0, 1, 2]  # the first to go on
+    assert (run.trials[0].outcome, run.trials[0].reason, run.trials[0].step) == (None, "", 2)
+    run.apply(events.Decided(0.0, 1, 2, False, "too far behind"))
+    run.apply(events.Failed(0.0, 1, "it broke", ""))
+    run.apply(events.Retried(0.0, 1))
+    assert run.trials[1].outcome == "stopped"
+    assert [t.number for t in run.live()] == [0, 2]
+
+
 def test_observations_are_those_of_the_front_objectives():
     warm = Proposal({"x": 3}, Start(((0, 2),), (1.0,)), steps=2)
     run = run_of(proposed(0), proposed(1, warm), measured(1, 2, (3, 4), stderr=(0.1, 0.2)))

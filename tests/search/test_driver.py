@@ -451,6 +451,38 @@ def test_a_trial_that_fails_takes_no_other_with_it(tmp_path: Path, faults):
     assert {p.name for p in good.iterdir()} >= {"validation.json", "policy", "training"}
 
 
+def test_trials_that_failed_are_tried_again_from_their_last_checkpoint_when_asked(
+    tmp_path: Path, faults
+):
+    faults({"trial": 1, "step": 4, "kind": "non-finite"}, {"trial": 2, "step": 1, "kind": "raise"})
+    quick_run(tmp_path / "mine")
+    faults()
+    tasks: list[tuple[int, int]] = []
+
+    def watched(task, emit, cache):
+        tasks.append((task.trial, task.since))
+        quick.quick_segment(task, emit, cache)
+
+    again = quick_run(tmp_path / "mine", segment=watched)
+    assert tasks == []
+    assert [again.run.trials[t].outcome for t in (1, 2)] == ["failed", "failed"]
+    tried = quick_run(tmp_path / "mine", segment=watched, retry_failed=True)
+    assert tried.outcome == "finished"
+    assert "failed" not in {t.outcome for t in tried.run.trials.values()}
+    assert {(1, 2), (2, 0)} <= set(tasks)
+    assert {trial for trial, _ in tasks} <= {1, 2, *(o.trial for o in tried.run.front())}
+    assert [e.trial for e in lines(tmp_path / "mine", events.Retried)] == [1, 2]
+    # As if they had never failed: random numbers are keyed.
+    undisturbed = quick_run(tmp_path / "other").run.trials
+    for number in (1, 2):
+        mine, other = tried.run.trials[number], undisturbed[number]
+        common = mine.measured.keys() & other.measured.keys()
+        assert common
+        assert all(mine.measured[s].points == other.measured[s].points for s in common)
+    quick_run(tmp_path / "mine", segment=watched, retry_failed=True)
+    assert len(lines(tmp_path / "mine", events.Retried)) == 2
+
+
 def test_a_study_whose_trials_all_fail_says_so(tmp_path: Path, faults):
     faults(*({"trial": t, "step": 1, "kind": "raise"} for t in range(6)))
     result = quick_run(tmp_path / "mine", report=lambda run: pytest.fail("nothing to report"))

@@ -435,6 +435,9 @@ class _Store:
             origin = {"origin": proposal.reason} if proposal.reason else {}
             tags = {"outcome": "running", "on_front": "false", **origin, **_weights_tag(weights)}
             self._tag(run, tags)
+        elif self.tags[run]["outcome"] == "failed":  # tried again; else its end is told next
+            self.client.update_run(run, status="RUNNING")
+            self._tag(run, {"outcome": "running", "reason": ""})
 
     def step_ended(self, event: StepEvent) -> None:
         """Write a step's metrics, and what it has to say as the tag ``notes``."""

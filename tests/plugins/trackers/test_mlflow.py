@@ -613,6 +613,25 @@ def test_a_trial_that_ended_stays_as_it_is_when_its_start_comes_again(tracker, r
     assert (tags["outcome"], tags["on_front"]) == ("stopped", "true")
 
 
+def test_a_trial_that_failed_runs_again_if_its_end_does_not_come_again(tracker, run) -> None:
+    start(tracker, run)
+    for trial in (0, 1):
+        begin(tracker, trial)
+        end(tracker, trial, "failed", "the judge is down")
+        begin(tracker, trial)
+    end(tracker, 0, "failed", "the judge is down")
+    tracker.flush()
+    first, second = (beside(run).runs[trial] for trial in "01")
+    assert (first.info.status, first.data.tags["outcome"]) == ("FAILED", "failed")
+    assert first.data.tags["reason"] == "the judge is down"
+    assert (second.info.status, second.data.tags["outcome"]) == ("RUNNING", "running")
+    assert not second.data.tags.get("reason")
+    end(tracker, 1)
+    tracker.close()
+    second = beside(run).runs["1"]
+    assert (second.info.status, second.data.tags["outcome"]) == ("FINISHED", "finished")
+
+
 def test_a_study_that_was_interrupted_goes_on_with_its_runs(run) -> None:
     first = MLflow()
     start(first, run)

@@ -253,7 +253,7 @@ def show_front(console: Console, run: Run, found: Front) -> None:
         before_note,
         choice_rows,
         front_rows,
-        hypervolume_sentence,
+        hypervolume_sentences,
         threshold_note,
     )
     from moalign.reporting.plots import title
@@ -266,7 +266,7 @@ def show_front(console: Console, run: Run, found: Front) -> None:
         console.print(f"{note}\n", soft_wrap=True)
     console.print(f"Utility at each preference, on {found.split}, against the base policy")
     print_table(console, *choice_rows(found))
-    console.print(hypervolume_sentence(found), soft_wrap=True)
+    console.print(hypervolume_sentences(found), soft_wrap=True)
     said = filter(None, (trust(run, found), before_note(table)))
     console.print(" ".join(said) + "\n", soft_wrap=True)
     names = ("report.md", "front.html", "front.png", "points.csv", "front")

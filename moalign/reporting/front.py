@@ -6,6 +6,7 @@ measured, validation reports too, and says so.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +19,7 @@ from moalign.reporting.statistics import (
     Floats,
     HypervolumeInterval,
     UtilityDifference,
+    hypervolume_gain,
     hypervolume_interval,
     utility_difference,
 )
@@ -43,6 +45,28 @@ class Choice:
     difference: UtilityDifference
 
 
+FEWEST: Final = 8
+"""Trials from which on it is worth asking what the last of them added."""
+
+RESAMPLED: Final = 200_000
+"""Points that are resampled to say that, all resamples together; there are at least 100."""
+
+
+@dataclass(frozen=True)
+class Lately:
+    """What the last quarter of a run's trials added to the hypervolume, on validation.
+
+    Attributes:
+        trials: how many these are.
+        of: how many were measured.
+        gain: in normalised units, with its bias taken off.
+    """
+
+    trials: int
+    of: int
+    gain: HypervolumeInterval
+
+
 @dataclass(frozen=True)
 class Front:
     """A front and its numbers.
@@ -54,6 +78,7 @@ class Front:
         choices: one per preference of the report.
         expected: mean utility over the preferences, minus that of the base policy.
         hypervolume: of the front points, bias-corrected; descriptive.
+        lately: what the last trials added; None if there are few.
     """
 
     table: PointTable
@@ -61,6 +86,7 @@ class Front:
     choices: tuple[Choice, ...]
     expected: UtilityDifference
     hypervolume: HypervolumeInterval
+    lately: Lately | None = None
 
 
 def build_front(
@@ -93,7 +119,24 @@ def build_front(
             resamples=resamples,
             seed=seed,
         ),
+        lately=_lately(table, resamples, seed),
     )
+
+
+def _lately(table: PointTable, resamples: int, seed: int) -> Lately | None:
+    trials = sorted({point.trial for point in table.points})
+    if len(trials) < FEWEST:
+        return None
+    late = trials[-math.ceil(len(trials) / 4) :]
+    gain = hypervolume_gain(
+        [point.units_UK(table.names, "validation") for point in table.points],
+        [point.trial >= late[0] for point in table.points],
+        table.bounds_K2,
+        reference_K(table),
+        resamples=min(resamples, max(100, RESAMPLED // len(table.points))),
+        seed=seed,
+    )
+    return Lately(len(late), len(trials), gain)
 
 
 def reference_K(table: PointTable) -> list[float]:
@@ -254,13 +297,22 @@ def choice_rows(front: Front) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def hypervolume_sentence(front: Front) -> str:
-    """Return the hypervolume as a sentence."""
+def hypervolume_sentences(front: Front) -> str:
+    """Return the hypervolume, and what the last trials added: is it worth going on?"""
     h = front.hypervolume
     corrected, low = max(h.corrected, 0.0), max(h.low, 0.0)  # no volume is negative
-    return (
+    told = (
         f"Hypervolume {corrected:.3f} (95 % interval {low:.3f} to {h.high:.3f}; {h.raw:.3f} before "
         f"its bias is taken off), on {front.split}: descriptive, not for comparing runs."
+    )
+    if front.lately is None:
+        return told
+    gain = front.lately.gain
+    noise = ", which noise alone may explain" if gain.low <= 0 else ""
+    return (
+        f"{told} The last {front.lately.trials} of {front.lately.of} trials added "
+        f"{gain.corrected:+.3f} (95 % interval {gain.low:+.3f} to {gain.high:+.3f}) on "
+        f"validation{noise}; --trials adds more of them."
     )
 
 

@@ -18,7 +18,7 @@ from moalign.reporting.front import (
     before_note,
     choice_rows,
     front_rows,
-    hypervolume_sentence,
+    hypervolume_sentences,
     number,
     threshold_note,
 )
@@ -70,7 +70,7 @@ def front_html(front: Front) -> str:
         stars=f"; {html.escape(note)}" if (note := threshold_note(table)) else "",
         split=front.split,
         choices=_html_table(*choice_rows(front)),
-        hypervolume=html.escape(hypervolume_sentence(front)),
+        hypervolume=html.escape(hypervolume_sentences(front)),
         before=html.escape(before_note(table)),
         samples=_samples(table),
         ink=INK,

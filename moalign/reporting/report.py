@@ -16,7 +16,7 @@ from moalign.reporting.front import (
     build_front,
     choice_rows,
     front_rows,
-    hypervolume_sentence,
+    hypervolume_sentences,
     threshold_note,
 )
 from moalign.reporting.page import front_html, has_samples
@@ -120,7 +120,7 @@ def report_text(run: Run, front: Front, facts: Mapping[str, Any]) -> str:
         "The point that validation would choose, against the base policy, in normalised units; "
         "paired over the units.",
         markdown(*choice_rows(front)),
-        hypervolume_sentence(front),
+        hypervolume_sentences(front),
         "## What the numbers say",
         trust(run, front),
     ]

@@ -16,7 +16,7 @@ from moalign.reporting.front import (
     build_front,
     choice_rows,
     front_rows,
-    hypervolume_sentence,
+    hypervolume_sentences,
     mean_difference,
     threshold_note,
 )
@@ -90,7 +90,7 @@ def test_one_preference_makes_the_mean_its_own_difference(make_run: MakeRun) -> 
 def test_before_test_validation_reports_and_says_so(make_run: MakeRun) -> None:
     front = build(make_run(trials=TRIALS, test=False, closed=None))
     assert front.split == "validation"
-    assert "on validation: descriptive" in hypervolume_sentence(front)
+    assert "on validation: descriptive" in hypervolume_sentences(front)
 
 
 def test_hypervolume_is_of_the_front_points(make_run: MakeRun) -> None:
@@ -101,6 +101,26 @@ def test_hypervolume_is_of_the_front_points(make_run: MakeRun) -> None:
     objectives = (Objective("a", (0.0, 1.0), reference=0.25), Objective("b", (0.0, 1.0)))
     other = build(make_run("other", trials=TRIALS, objectives=objectives))
     assert other.hypervolume.raw == pytest.approx(pareto.hypervolume(values, (0.25, 0.0)))
+
+
+def test_what_the_last_quarter_of_the_trials_added_is_told(make_run: MakeRun) -> None:
+    early = {n: {30: (0.1 + 0.1 * n, 0.7 - 0.1 * n)} for n in range(7)}
+    table = read_points(make_run(trials=early))
+    assert build_front(table, [{"a": 0.5, "b": 0.5}], resamples=100, seed=0).lately is None
+    late = early | {7: {30: (0.9, 0.9)}, 8: {30: (0.05, 0.05)}}
+    front = build(make_run("other", trials=late))
+    assert front.lately is not None
+    assert (front.lately.trials, front.lately.of) == (3, 9)  # trial 6 is one of them
+    means = {p.trial: p.means_K(["a", "b"]) for p in front.table.points}
+    before = pareto.hypervolume([means[n] for n in range(6)], (0.0, 0.0))
+    after = pareto.hypervolume(list(means.values()), (0.0, 0.0))
+    assert front.lately.gain.raw == pytest.approx(after - before)
+    told = hypervolume_sentences(front)
+    assert "The last 3 of 9 trials added +0." in told
+    assert "noise alone" not in told
+    dominated = late | {6: {30: (0.05, 0.1)}, 7: {30: (0.1, 0.05)}}
+    told = hypervolume_sentences(build(make_run("third", trials=dominated)))
+    assert "on validation, which noise alone may explain; --trials adds more" in told
 
 
 def test_choices_keep_the_studys_threshold(make_run: MakeRun) -> None:

@@ -426,6 +426,55 @@ def test_a_resample_in_which_an_objective_never_applies_has_no_such_point() -> N
     assert found.corrected == pytest.approx(0.5 - 0.25 * (1 - empty))
 
 
+def test_what_some_points_add_is_a_difference_of_two_volumes() -> None:
+    rng = np.random.default_rng(5)
+    points = [rng.uniform(0, 10, (15, 2)) for _ in range(4)]
+    bounds, reference, late = [(0, 10), (0, 10)], (0.1, 0.2), [False, True, False, True]
+
+    def gain(rows: np.ndarray) -> float:
+        means = pareto.normalise([p[rows].mean(0) for p in points], bounds)
+        early = means[[0, 2]]
+        return pareto.hypervolume(means, reference) - pareto.hypervolume(early, reference)
+
+    found = statistics.hypervolume_gain(
+        points, late, bounds, reference, resamples=50, seed=9, alpha=0.2
+    )
+    drawn = [gain(rows) for rows in statistics.bootstrap_indices(15, 50, seed=9)]
+    raw = gain(np.arange(15))
+    assert found.raw == pytest.approx(raw)
+    assert found.corrected == pytest.approx(2 * raw - np.mean(drawn))
+    assert found.low == pytest.approx(2 * raw - np.quantile(drawn, 0.9))
+    assert found.high == pytest.approx(2 * raw - np.quantile(drawn, 0.1))
+
+
+@pytest.mark.parametrize(("radius", "holds"), [(0.7, 0.9), (0.8, 0.75)])
+def test_points_that_add_nothing_are_told_from_points_that_add_something(
+    radius: float, holds: float
+) -> None:
+    """Twelve points on a true front; four more on it, or beyond it."""
+    angle = np.linspace(0.1, 1.47, 12)
+    front = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    true = np.concatenate([0.7 * front, radius * front[::3]])
+    truth = pareto.hypervolume(true, (0, 0)) - pareto.hypervolume(true[:12], (0, 0))
+    late, found = [False] * 12 + [True] * 4, []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        noise = rng.normal(0, 0.3, (16, 60, 2)) + rng.normal(0, 0.2, (1, 60, 2))
+        points = list(true[:, None] + noise)
+        bounds, reference = [(0, 1), (0, 1)], (0, 0)
+        found.append(
+            statistics.hypervolume_gain(points, late, bounds, reference, resamples=100, seed=seed)
+        )
+    assert all(one.raw >= 0 for one in found)
+    assert np.mean([one.low <= truth <= one.high for one in found]) >= holds
+    seen = np.mean([one.low > 0 for one in found])
+    if truth:
+        assert seen >= 0.8
+    else:
+        assert seen <= 0.1
+        assert np.mean([one.corrected for one in found]) < np.mean([one.raw for one in found])
+
+
 def test_hypervolume_of_noisy_rates_is_biased_upwards_and_the_basic_bootstrap_helps() -> None:
     """Twelve points on a true front, 100 binary prompts each."""
     angle = np.linspace(0, math.pi / 2, 12)

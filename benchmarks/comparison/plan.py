@@ -41,8 +41,9 @@ STRONG: Final = 0.8
 RULE: Final = 1
 """Goes up when the way cells are trained or measured changes: they are run again then."""
 
-NO_SEARCH: Final = ("search.space={}", "search.rungs=[]")
-"""Nothing is searched here, and an entry may lack what the study's own search asks for."""
+NO_SEARCH: Final = ("search.space={}", "search.rungs=[]", "search.strategy=gp")
+"""Nothing is searched here, and an entry may lack what the study's own search asks for; a cell does
+not depend on which strategy is the default (the one named was, when cells were first trained)."""
 
 
 # --- entries -----------------------------------------------------------------------------------

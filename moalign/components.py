@@ -95,7 +95,7 @@ class Stateful(Component):
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state that :meth:`state_dict` returned."""
+        """Take over a state that :meth:`state_dict` returned; its tensors are on the CPU."""
         if state:
             raise ValueError(f"{self.kind} {self.name} keeps no state, but was given {list(state)}")
 

@@ -140,7 +140,7 @@ def _trial(task: SegmentTask, run: RunFolder, study: Study, cache: dict[str, Any
         trial.load_reward_states(checkpoint.load_state(folder / "policy", _REWARDS))
         if task.since < task.until:
             state = checkpoint.load_state(folder / "training", _STATE)
-            _take_over(trial, checkpoint.state_on(trial.policy.device, state), folder)
+            _take_over(trial, state, folder)
         else:
             trial.index = task.since
             trial.cost = Measurements.read(

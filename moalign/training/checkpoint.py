@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -106,14 +105,3 @@ def publish(written: Path, final: Path) -> bool:
         shutil.rmtree(written)
         return False
     return True
-
-
-def state_on(device: torch.device, state: Any) -> Any:
-    """Return a nested state with its tensors moved to a device."""
-    if isinstance(state, Tensor):
-        return state.to(device)
-    if isinstance(state, dict):
-        return {k: state_on(device, v) for k, v in state.items()}
-    if isinstance(state, list):
-        return [state_on(device, v) for v in state]
-    return state

@@ -354,7 +354,7 @@ def _folder() -> TemporaryDirectory[str]:
     return TemporaryDirectory(prefix="testbeds")
 
 
-def new_trial(study: Study, number: int = 0) -> Trial:
+def new_trial(study: Study, number: int = 0, device: str = "cpu") -> Trial:
     """Return a trial at step 0; the base policy and what the weighting prepares are made first."""
     run = RunFolder(Path(_folder().name) / "run")
     names = [o.name for o in study.train_objectives]
@@ -363,7 +363,7 @@ def new_trial(study: Study, number: int = 0) -> Trial:
     def loaded() -> LoadedPolicy:
         return study.policy.load(folder, names)
 
-    policy = Policy(loaded(), torch.device("cpu"), torch.float32, loaded)
+    policy = Policy(loaded(), torch.device(device), torch.float32, loaded)
     return Trial(
         study,
         number,

@@ -35,6 +35,7 @@ def segment(task, emit, cache):
         "known": float(known),
         "held": len(held),
         "devices": float("nan") if seen is None else len(list(filter(None, seen.split(",")))),
+        "device": float("nan") if not seen or "," in seen else float(seen),
         "threads": float(os.environ.get("OMP_NUM_THREADS", "nan")),
     }
     for step in range(task.since + 1, task.until + 1):

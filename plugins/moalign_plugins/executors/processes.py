@@ -10,10 +10,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final
 
 from annotated_types import Ge, Gt
@@ -23,6 +25,9 @@ from moalign.types import SegmentTask, WorkerEvent
 
 POLL: Final = 0.5  # seconds between two looks of a worker at its driver
 PATIENCE: Final = 5.0  # seconds a worker gets to end when it is told to
+
+VISIBLE: Final = "CUDA_VISIBLE_DEVICES"  # read by PyTorch on AMD's GPUs, too
+_DRIVERS: Final = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # one of these, or there is no GPU
 
 _THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -38,6 +43,7 @@ _BOOT: Final = (
 class _Worker(Worker):
     process: subprocess.Popen[bytes]
     connection: Connection[Any, Any]
+    gpu: str | None
 
 
 class Processes(WorkersExecutor[_Worker]):
@@ -49,8 +55,9 @@ class Processes(WorkersExecutor[_Worker]):
     again. Workers ignore Ctrl-C (the driver ends them) and end by themselves within two seconds if
     the driver is gone.
 
-    ``training.threads`` sets the threads of each worker. With several workers and one accelerator
-    they share it: take as many workers as fit into its memory.
+    With several GPUs each worker has one of them, the one that fewest others have; more workers
+    than GPUs share them, and have to fit into their memory. ``CUDA_VISIBLE_DEVICES`` says which
+    are used. ``training.threads`` sets the threads of each worker.
 
     Example:
         ``executor: {processes: {workers: 4}}``
@@ -67,10 +74,12 @@ class Processes(WorkersExecutor[_Worker]):
         """Take the number of workers and how long a segment may take.
 
         Args:
-            workers: how many processes; default: one per core this process may use.
+            workers: how many processes; default: one per GPU, without one per core that this
+                process may use.
             timeout: minutes that a segment may take; then its worker is killed. Default: any.
         """
-        super().__init__(workers=workers or _cores(), timeout=timeout)
+        self._gpus = _gpus()
+        super().__init__(workers=workers or len(self._gpus) or _cores(), timeout=timeout)
 
     def close(self) -> None:
         """End all workers, busy ones too, and wait until they are gone."""
@@ -88,7 +97,14 @@ class Processes(WorkersExecutor[_Worker]):
                 worker.process.wait()
 
     def _start(self, task: SegmentTask) -> _Worker:
-        return _start(self._segment, task.threads)
+        return _start(self._segment, task.threads, self._free_gpu())
+
+    def _free_gpu(self) -> str | None:
+        """Return the GPU that fewest workers have; None if there is no choice."""
+        if len(self._gpus) < 2:
+            return None
+        held = Counter(worker.gpu for worker in self._workers)
+        return min(self._gpus, key=lambda gpu: held[gpu])
 
     def _send(self, worker: _Worker, message: SegmentTask | int) -> None:
         # A worker that has just died is noticed, with its task, when it is next listened to.
@@ -131,22 +147,35 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _start(segment: str, threads: int) -> _Worker:
+def _gpus() -> list[str]:
+    """Return the GPUs that this process may use, by the names that :data:`VISIBLE` takes."""
+    if not any(Path(driver).exists() for driver in _DRIVERS):
+        return []  # without importing torch
+    import torch
+
+    count = torch.cuda.device_count()
+    named = os.environ.get(VISIBLE)
+    every = map(str, range(count)) if named is None else (part.strip() for part in named.split(","))
+    return list(every)[:count]
+
+
+def _start(segment: str, threads: int, gpu: str | None) -> _Worker:
     ours, theirs = Pipe()
     descriptor = theirs.fileno()
     arguments = [json.dumps(sys.path), str(descriptor), str(os.getpid()), segment]
     process = subprocess.Popen(
         [sys.executable, "-c", _BOOT, *arguments],
         pass_fds=[descriptor],
-        env=_environment(os.environ, threads),
+        env=_environment(os.environ, threads, gpu),
         process_group=0,  # the terminal's Ctrl-C does not reach it
     )
     theirs.close()  # the worker holds the only other end: when it dies, the pipe ends
-    return _Worker(process=process, connection=ours)
+    return _Worker(process=process, connection=ours, gpu=gpu)
 
 
-def _environment(given: Mapping[str, str], threads: int) -> dict[str, str]:
-    return {**given, **dict.fromkeys(_THREADS, str(threads))}
+def _environment(given: Mapping[str, str], threads: int, gpu: str | None) -> dict[str, str]:
+    own = {} if gpu is None else {VISIBLE: gpu}
+    return {**given, **dict.fromkeys(_THREADS, str(threads)), **own}
 
 
 # --- in the worker -----------------------------------------------------------------------------

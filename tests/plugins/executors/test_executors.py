@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -14,6 +15,7 @@ from tasks import lambda_like, segment, task
 from moalign import Executor, OptionError, SegmentDone, SegmentFailed, StepEvent
 from moalign.execution import WorkersExecutor
 from moalign.plugins import load
+from moalign_plugins.executors import processes as processes_module
 from moalign_plugins.executors.local import Local
 from moalign_plugins.executors.processes import Processes
 from moalign_plugins.executors.ray import Ray
@@ -157,6 +159,77 @@ def test_an_executor_can_be_closed_before_anything_ran(executor: Executor):
 
 
 # --- workers in other processes ------------------------------------------------------------------
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch):
+    """Let this machine have as many GPUs as is said."""
+    import torch
+
+    def have(count: int, visible: str | None = None) -> None:
+        monkeypatch.setattr(processes_module, "_DRIVERS", ("/dev/null",))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        if visible is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        else:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    return have
+
+
+@pytest.mark.parametrize(
+    ("count", "visible", "found"),
+    [
+        (0, None, []),
+        (0, "0", []),  # named, and not there
+        (2, None, ["0", "1"]),
+        (2, "5, 3", ["5", "3"]),
+        (1, "3,9", ["3"]),  # CUDA stops at the first that is not there
+        (1, "MIG-4f", ["MIG-4f"]),
+    ],
+)
+def test_the_gpus_of_a_machine_say_how_many_workers_there_are(gpus, count, visible, found):
+    gpus(count, visible)
+    assert processes_module._gpus() == found
+    assert Processes().workers == (len(found) or len(os.sched_getaffinity(0)))
+    assert Processes(workers=3).workers == 3
+
+
+def test_a_machine_without_gpus_is_told_by_its_devices(monkeypatch):
+    monkeypatch.setattr(processes_module, "_DRIVERS", ("/dev/is-not-there",))
+    monkeypatch.setitem(sys.modules, "torch", None)  # an import would raise
+    assert processes_module._gpus() == []
+
+
+def test_workers_are_dealt_over_gpus(gpus):
+    gpus(2, "3,5")
+    executor = Processes(workers=3)
+    executor.open(segment)
+    try:
+        for trial in range(3):
+            executor.submit(task(trial, "wait"))
+        first = events_of(executor, 3)
+        assert [w.gpu for w in executor._workers] == ["3", "5", "3"]
+        assert {metrics(first, trial)["device"] for trial in range(3)} == {3.0, 5.0}
+        executor.submit(task(3, "kill"))  # what takes its place takes its GPU
+        assert isinstance(ended(events_of(executor, 1))[3], SegmentFailed)
+        for trial in range(4, 7):
+            executor.submit(task(trial, "wait"))
+        events_of(executor, 3)
+        assert sorted(w.gpu for w in executor._workers) == ["3", "3", "5"]
+    finally:
+        executor.close()
+
+
+def test_one_gpu_is_left_to_be_found(gpus):
+    gpus(1)
+    executor = Processes(workers=2)
+    executor.open(segment)
+    try:
+        executor.submit(task(0))
+        assert math.isnan(metrics(events_of(executor, 1), 0)["devices"])
+    finally:
+        executor.close()
 
 
 def test_segments_run_elsewhere_with_the_threads_they_ask_for(elsewhere: WorkersExecutor):

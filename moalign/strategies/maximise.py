@@ -20,7 +20,6 @@ DRAWN: Final = 128  # rows drawn from any other
 NEIGHBOURS: Final = 64  # rows around good ones
 STARTS: Final = 6  # local searches; combinations of choices up to here get one each
 ITERATIONS: Final = 60  # of each
-TOLERANCE: Final = 1e-4  # of the score, at which one has arrived
 CHUNK: Final = 64  # rows scored at once
 RADIUS: Final = 0.2  # within which a better row stands for another
 STEP: Final = 0.1  # standard deviation of a neighbour's columns
@@ -141,8 +140,7 @@ def _improve(
         climbed,  # type: ignore[arg-type]
         torch.zeros(coordinates.width, dtype=torch.double),
         torch.ones(coordinates.width, dtype=torch.double),
-        # BoTorch's optimizer has another default for the tolerance, and refuses two.
-        options={"maxiter": ITERATIONS, "ftol": TOLERANCE, "factr": None},
+        options={"maxiter": ITERATIONS},
         fixed_features={column: begin[:, column] for column in coordinates.chosen},
     )
     rows: list[list[float]] = improved.squeeze(1).tolist()

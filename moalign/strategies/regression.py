@@ -16,8 +16,9 @@ UNKNOWN: Final = 1e6  # variance of what was not measured, in units of the sprea
 SMALLEST: Final = 1e-6  # measured variance, in the same units; GPyTorch takes no less
 LEAST_SPREAD: Final = 1e-8  # a spread below it is none
 LEAST_SCALE: Final = 1e-4  # variance of what a kernel explains: a long step would round it to 0
+# Ended at a tolerance of 1e-4, fits and searches take 60 % of the time and find less: .07 less of
+# DTLZ2's hypervolume in 40 trials, less on each of three seeds.
 ITERATIONS: Final = 75
-TOLERANCE: Final = 1e-4  # of the likelihood per measurement, at which a fit has converged
 
 
 @dataclass(frozen=True)
@@ -110,11 +111,9 @@ def fit(
         covar_module=_kernel(inputs.shape[1], batch, staged),
         outcome_transform=None,
     )
-    options: dict[str, Any] = {"maxiter": ITERATIONS, "ftol": TOLERANCE}
-    if batch:  # BoTorch's optimizer of several outputs has another default, and refuses two
-        options["factr"] = None
     fit_gpytorch_mll(
-        ExactMarginalLogLikelihood(model.likelihood, model), optimizer_kwargs={"options": options}
+        ExactMarginalLogLikelihood(model.likelihood, model),
+        optimizer_kwargs={"options": {"maxiter": ITERATIONS}},
     )
     return Regression(model, centre, scale, staged)
 

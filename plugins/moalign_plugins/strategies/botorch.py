@@ -66,9 +66,9 @@ class BoTorch(Strategy):
     the proposal's reason.
 
     For few trials that are noisy, stopped early or run side by side. How much of known fronts it
-    finds beside the others: ``python -m benchmarks.search --part fronts``. A proposal takes about a
-    third of a second of one core with 20 trials and two objectives, one with 100 and three, three
-    with 100 and four (``benchmarks/suggestion.py``).
+    finds beside the others: ``python -m benchmarks.search --part fronts``. A proposal takes about
+    half a second of one core with 20 trials and two objectives, two with 100 and three, four with
+    100 and four (``benchmarks/suggestion.py``).
 
     Source: Daulton, Balandat, Bakshy 2021, arXiv 2105.08195; Ament et al. 2023, arXiv 2310.20708;
     Knowles 2006. Differs: the step as an input with a curve common to all trials; boxes and

@@ -52,6 +52,7 @@ RetryFailed = Annotated[
         "--retry-failed", help="Try trials that failed again, from their last checkpoint."
     ),
 ]
+
 ExecutorName = Annotated[
     str | None,
     typer.Option(

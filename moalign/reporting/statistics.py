@@ -14,7 +14,7 @@ Shapes: U units, K objectives (the last axis), N points, R resamples. Wrong inpu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -360,15 +360,14 @@ def hypervolume_interval(
 
     Source: basic bootstrap, Davison and Hinkley 1997, sections 2.1.2 and 5.2.
     """
-    values = _tables(values_NUK)
-    _check_alpha(alpha)
-
-    def volumes(means_RNK: Floats) -> Floats:
-        normalised = pareto.normalise(means_RNK, bounds_K2)
-        return np.array([pareto.hypervolume(front, reference_K) for front in normalised])
-
-    raw = float(volumes(_weighted_means(values, np.ones((1, values.shape[1]))))[0])
-    return _reflected(raw, volumes(resampled_means(values_NUK, resamples, seed)), alpha)
+    return _basic_bootstrap(
+        lambda front: pareto.hypervolume(front, reference_K),
+        values_NUK,
+        bounds_K2,
+        resamples=resamples,
+        seed=seed,
+        alpha=alpha,
+    )
 
 
 def hypervolume_gain(
@@ -400,25 +399,38 @@ def hypervolume_gain(
 
     Returns:
         Volumes in normalised units; `corrected` and `low` may be negative.
+
+    Source: ours, by the bootstrap of `hypervolume_interval`.
     """
-    values, early_N = _tables(values_NUK), ~np.asarray(late_N, dtype=bool)
+    early_N = ~np.asarray(late_N, dtype=bool)
+
+    def gain(front_NK: Floats) -> float:
+        whole = pareto.hypervolume(front_NK, reference_K)
+        return whole - pareto.hypervolume(front_NK[early_N], reference_K)
+
+    return _basic_bootstrap(
+        gain, values_NUK, bounds_K2, resamples=resamples, seed=seed, alpha=alpha
+    )
+
+
+def _basic_bootstrap(
+    measure: Callable[[Floats], float],
+    values_NUK: Sequence[ArrayLike],
+    bounds_K2: ArrayLike,
+    *,
+    resamples: int,
+    seed: int,
+    alpha: float,
+) -> HypervolumeInterval:
+    """Reflect a measure of normalised points, [N, K], at what it is of the means as measured."""
+    values = _tables(values_NUK)
     _check_alpha(alpha)
 
-    def gains(means_RNK: Floats) -> Floats:
-        normalised = pareto.normalise(means_RNK, bounds_K2)
-        return np.array(
-            [
-                pareto.hypervolume(front, reference_K)
-                - pareto.hypervolume(front[early_N], reference_K)
-                for front in normalised
-            ]
-        )
+    def measured(means_RNK: Floats) -> Floats:
+        return np.array([measure(front) for front in pareto.normalise(means_RNK, bounds_K2)])
 
-    raw = float(gains(_weighted_means(values, np.ones((1, values.shape[1]))))[0])
-    return _reflected(raw, gains(resampled_means(values_NUK, resamples, seed)), alpha)
-
-
-def _reflected(raw: float, resampled_R: Floats, alpha: float) -> HypervolumeInterval:
+    raw = float(measured(_weighted_means(values, np.ones((1, values.shape[1]))))[0])
+    resampled_R = measured(resampled_means(values_NUK, resamples, seed))
     below, above = np.quantile(resampled_R, [alpha / 2, 1 - alpha / 2])
     return HypervolumeInterval(
         raw=raw,

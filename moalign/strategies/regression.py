@@ -16,8 +16,8 @@ UNKNOWN: Final = 1e6  # variance of what was not measured, in units of the sprea
 SMALLEST: Final = 1e-6  # measured variance, in the same units; GPyTorch takes no less
 LEAST_SPREAD: Final = 1e-8  # a spread below it is none
 LEAST_SCALE: Final = 1e-4  # variance of what a kernel explains: a long step would round it to 0
-# Ended at a tolerance of 1e-4, fits and searches take 60 % of the time and find less: .07 less of
-# DTLZ2's hypervolume in 40 trials, less on each of three seeds.
+# Ended at a tolerance of 1e-4, fits and searches take 60 % of the time and find less: .06 less of
+# DTLZ2's hypervolume in 40 trials, less on each of three seeds (`benchmarks.search --quick`).
 ITERATIONS: Final = 75
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.sources import digest
 from moalign.components import Component
 from moalign.errors import RecordError
 from moalign.options import options_of
@@ -62,7 +63,7 @@ class Entry:
         preference: the option that is its preference; None: it has none.
         numbers: of its cells.
         shift: added to them for the numbers of the trials.
-        digest: hash of its source.
+        digest: hash of its code.
         share: of the budget that it may spend.
         samples: whether it learns from what the base policy wrote before, and pays for it.
     """
@@ -109,7 +110,7 @@ def in_words(value: Any, names: Mapping[str, str]) -> Any:
     return names.get(value, value) if isinstance(value, str) else value
 
 
-def digest(cls: type[Component], bases: str) -> str:
+def source(cls: type[Component], bases: str) -> str:
     """Return a hash of the files that a component is made of, without the contract's own.
 
     Args:
@@ -121,8 +122,7 @@ def digest(cls: type[Component], bases: str) -> str:
         for base in cls.__mro__
         if base.__module__.startswith(("moalign_plugins", bases, "moalign_plugin_"))
     }
-    text = b"".join(file.read_bytes() for file in sorted(files))
-    return hashlib.sha256(text).hexdigest()[:16]
+    return digest(files)
 
 
 def usual_preferences(names: Sequence[str]) -> list[dict[str, float]]:

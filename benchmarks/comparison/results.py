@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -101,7 +101,7 @@ class Volume:
 
 @dataclass(frozen=True)
 class Kind:
-    """An entry, as far as the report needs it."""
+    """An entry, as far as the report needs it; `digest` is of its code, as in the plan."""
 
     label: str
     family: str
@@ -109,6 +109,7 @@ class Kind:
     settings: Mapping[str, Any]
     preference: bool
     numbers: list[int]
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -305,6 +306,7 @@ def _arena(name: str, ground: Ground, budgets: Mapping[tuple[str, int], int]) ->
                 settings=entry.settings,
                 preference=entry.preference is not None,
                 numbers=list(entry.numbers),
+                digest=entry.digest,
             )
             for entry in ground.entries
         ],
@@ -364,31 +366,56 @@ def read(path: Path) -> Results:
 
 
 def merged(documents: Sequence[Results], beds: Sequence[str] = ()) -> Results:
-    """Return documents of different test beds as one; it is full if no bed of the full mode lacks.
+    """Return documents of different test beds or seeds as one.
+
+    It is full if no bed of the full mode lacks and none is a part.
 
     Args:
         documents: one at least.
         beds: those of the full mode.
 
     Raises:
-        StudyError: a bed is in two of them.
+        StudyError: a seed of a bed is in two of them, or two do not compare the same there.
     """
     if len(documents) == 1:
         return documents[0]
-    names = [arena.name for document in documents for arena in document.arenas]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise StudyError(f"the test bed {twice[0]} is in two of the documents; give one of them")
-    whole = set(names) == set(beds) and "part" not in {document.mode for document in documents}
+    arenas: dict[str, Arena] = {}
+    places: set[tuple[str, int]] = set()
+    for document in documents:
+        for arena in document.arenas:
+            found = {(arena.name, seed) for seed in document.seeds(arena.name)}
+            for bed, seed in sorted(places & found):
+                raise StudyError(
+                    f"seed {seed} of the test bed {bed} is in two of the documents; "
+                    "give one of them"
+                )
+            places |= found
+            known = arenas.get(arena.name)
+            arenas[arena.name] = arena if known is None else _with_seeds(known, arena)
+    whole = set(arenas) == set(beds) and "part" not in {document.mode for document in documents}
     return Results(
-        mode="full" if whole else "-".join(names),
+        mode="full" if whole else "-".join(arenas),
         facts=table.joined([document.facts for document in documents]),
-        arenas=[arena for document in documents for arena in document.arenas],
+        arenas=list(arenas.values()),
         trained=[cell for document in documents for cell in document.trained],
         broken=[cell for document in documents for cell in document.broken],
         missing=sum(document.missing for document in documents),
         volumes=[volume for document in documents for volume in document.volumes],
     )
+
+
+def _with_seeds(one: Arena, other: Arena) -> Arena:
+    """Return a bed with the seeds of both."""
+    both = replace(one, budgets=one.budgets | other.budgets)
+    if both != replace(other, budgets=both.budgets):
+        ours, theirs = ({kind.label: kind for kind in arena.kinds} for arena in (one, other))
+        labels = sorted(ours.keys() | theirs.keys())
+        what = [label for label in labels if ours.get(label) != theirs.get(label)]
+        raise StudyError(
+            f"two documents do not compare the same on the test bed {one.name}: "
+            f"{', '.join(what) or 'its study'} changed between them; measure one of them again"
+        )
+    return both
 
 
 def _with_nan(value: Any) -> Any:

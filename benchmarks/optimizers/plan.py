@@ -21,7 +21,7 @@ from benchmarks.comparison.plan import (
     Mode,
     Plan,
     default_options,
-    digest,
+    source,
     usual_preferences,
 )
 from moalign import plugins
@@ -144,7 +144,7 @@ def entries(catalogue: Catalogue, study: Study, numbers: Sequence[int] | None) -
                 settings=settings,
                 preference="preference",
                 numbers=asked,
-                digest=digest(cls, "moalign.optimizers"),
+                digest=source(cls, "moalign.optimizers"),
                 samples=cls.learns_from != "rollouts",
             )
         )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib.util
 import inspect
-from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.sources import digest
 from moalign.plugins import Catalogue
 from moalign.study.schema import SearchSection
 
@@ -45,12 +44,7 @@ def source(catalogue: Catalogue, name: str) -> str:
         if file not in found:
             found.add(file)
             ahead += _imported(file.read_bytes())
-    return digest(sorted(found))
-
-
-def digest(files: Sequence[Path]) -> str:
-    """Return a hash of files."""
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    return digest(found)
 
 
 def _imported(source: bytes) -> list[Path]:

@@ -114,22 +114,29 @@ def read(path: Path) -> Results:
 
 
 def merged(documents: Sequence[Results]) -> Results:
-    """Return documents of different parts as one.
+    """Return documents of different parts, test beds, entries or seeds as one.
 
     Raises:
-        StudyError: a part is in two of them.
+        StudyError: something is in two of them.
     """
     if len(documents) == 1:
         return documents[0]
-    parts = [part for document in documents for part in document.rows]
-    twice = sorted({part for part in parts if parts.count(part) > 1})
-    if twice:
-        raise StudyError(f"the part {twice[0]} is in two of the documents; give one of them")
+    rows: dict[str, list[Row]] = {}
+    for document in documents:
+        for part, more in document.rows.items():
+            known = {(row.bed, row.entry, row.seed) for row in rows.get(part, [])}
+            for row in more:
+                if (row.bed, row.entry, row.seed) in known:
+                    raise StudyError(
+                        f"{row.entry} on {row.bed}, seed {row.seed}, of the part {part} is in two "
+                        "of the documents; give one of them"
+                    )
+            rows[part] = rows.get(part, []) + more
     return Results(
-        mode="-".join(parts),
+        mode="-".join(rows),
         facts=table.joined([document.facts for document in documents]),
         default=documents[0].default,
-        rows={part: rows for document in documents for part, rows in document.rows.items()},
+        rows=rows,
         broken=[cell for document in documents for cell in document.broken],
         missing=sum(document.missing for document in documents),
     )

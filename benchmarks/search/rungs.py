@@ -18,12 +18,13 @@ from benchmarks.search import rungs_report
 from benchmarks.search.cells import Cell
 from benchmarks.search.curves import Curves
 from benchmarks.search.drive import drive, inputs_of
-from benchmarks.search.entries import default, digest, source, strategies
+from benchmarks.search.entries import default, source, strategies
 from benchmarks.search.functions import WITH_FIDELITY
 from benchmarks.search.part import Mode, Part, Planned, Room
 from benchmarks.search.problem import Problem
 from benchmarks.search.rungs_report import RUNGS
 from benchmarks.search.studies import catalogue, problem_of, study_of
+from benchmarks.sources import digest
 from moalign import pareto
 from moalign.plugins import Catalogue
 from moalign.search import stopping

@@ -21,8 +21,8 @@ from benchmarks.comparison.plan import (
     Mode,
     Plan,
     default_options,
-    digest,
     in_words,
+    source,
     usual_preferences,
 )
 from moalign import plugins
@@ -265,7 +265,7 @@ def entries(
                 options=default_options(cls, names, OPTIONS) | dict(listening),
                 preference=preference,
                 numbers=repeated if preference is None else asked,
-                digest=digest(cls, "moalign.weightings"),
+                digest=source(cls, "moalign.weightings"),
                 share=bed.share,
             )
         )

@@ -300,7 +300,7 @@ def test_every_installed_strategy_is_compared_that_a_function_can_be_searched_wi
 def test_a_cell_depends_on_the_source_of_its_strategy(tmp_path: Path) -> None:
     file = tmp_path / "newcomer.py"
     digests = set()
-    for text in (NEW_PLUGIN, NEW_PLUGIN + "# changed\n"):
+    for text in (NEW_PLUGIN, NEW_PLUGIN + "# said\n", NEW_PLUGIN + "CHANGED = 1\n"):
         file.write_text(text)
         digests.add(entries.source(plugins.load([file]), "newcomer"))
     assert len(digests) == 2
@@ -627,7 +627,9 @@ def test_documents_of_different_parts_become_one(tmp_path: Path) -> None:
     assert list(whole.rows) == ["fronts", "rungs"]
     assert whole.mode == "fronts-rungs"
     assert whole.date == "2026-01-01"
-    with pytest.raises(StudyError, match="the part fronts is in two"):
+    more = document(fronts=[replace(row, seed=row.seed + 10) for row in three("gp", 0.9)])
+    assert len(results.merged([first, more]).rows["fronts"]) == 2 * len(first.rows["fronts"])
+    with pytest.raises(StudyError, match="of the part fronts is in two"):
         results.merged([first, first])
     files = []
     for number, one in enumerate((first, second)):

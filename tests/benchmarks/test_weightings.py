@@ -149,7 +149,10 @@ def test_a_new_plugin_is_compared_by_itself(tmp_path: Path) -> None:
     }
     assert entry.preference is None
     assert entry.numbers == (0, 1, 2, 3, 4)
-    file.write_text(NEW_PLUGIN + "\n# changed\n")
+    file.write_text(NEW_PLUGIN + "\n# only said otherwise\n")
+    same = plan.entries(plugins.load([file]), BEDS["arithmetic"], NAMES)
+    assert next(e for e in same if e.label == "demanding").digest == entry.digest
+    file.write_text(NEW_PLUGIN + "\nCHANGED = True\n")
     changed = plan.entries(plugins.load([file]), BEDS["arithmetic"], NAMES)
     assert next(e for e in changed if e.label == "demanding").digest != entry.digest
 
@@ -419,6 +422,18 @@ def synthetic(seeds: int = 3) -> Results:
         for e, v in ((FIXED, 0.4), ("pbi", 0.6))
     ]
     return Results("part", facts, [bed], cells_, broken, 0, volumes)
+
+
+def only_seeds(found: Results, seeds: set[int]) -> Results:
+    """What a command with ``--seeds`` would have left."""
+    bed = found.arenas[0]
+    return replace(
+        found,
+        arenas=[replace(bed, budgets={s: n for s, n in bed.budgets.items() if s in seeds})],
+        trained=[cell for cell in found.trained if cell.seed in seeds],
+        broken=[cell for cell in found.broken if cell.seed in seeds],
+        volumes=[volume for volume in found.volumes if volume.seed in seeds],
+    )
 
 
 def test_numbers_of_an_entry() -> None:
@@ -820,5 +835,23 @@ def test_documents_of_several_beds_become_one() -> None:
     assert results.merged(wholes, beds).mode == "full"
     parts = [replace(found, mode="part"), replace(other, mode="part")]
     assert results.merged(parts, beds).mode == "arithmetic-elsewhere", "parts are not the whole"
-    with pytest.raises(StudyError, match="is in two of the documents"):
+    with pytest.raises(StudyError, match="seed 0 of the test bed arithmetic is in two"):
         results.merged([found, found])
+
+
+def test_documents_of_several_seeds_become_one() -> None:
+    whole = synthetic()
+    one, other = (only_seeds(whole, {0}), only_seeds(whole, {1, 2}))
+    both = results.merged([one, other])
+    assert both.seeds("arithmetic") == whole.seeds("arithmetic")
+    assert both.arenas[0].budgets == whole.arenas[0].budgets
+    assert sorted(map(str, both.trained)) == sorted(map(str, whole.trained))
+    assert len(both.broken) + len(both.volumes) == len(whole.broken) + len(whole.volumes)
+    kinds = [replace(kind, digest="x") if kind.label == "pbi" else kind
+             for kind in other.arenas[0].kinds]  # fmt: skip
+    changed = replace(other, arenas=[replace(other.arenas[0], kinds=kinds)])
+    with pytest.raises(StudyError, match="on the test bed arithmetic: pbi changed between them"):
+        results.merged([one, changed])
+    longer = replace(other, arenas=[replace(other.arenas[0], steps=99)])
+    with pytest.raises(StudyError, match="its study changed between them"):
+        results.merged([one, longer])

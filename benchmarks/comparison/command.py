@@ -63,7 +63,7 @@ class Comparison:
             type=Path,
             metavar="FILE",
             help="write the report again: of the cells that are done, or from documents of "
-            "results, several of which (one per test bed) become one",
+            "results, several of which (of different test beds or seeds) become one",
         )
         parser.add_argument("--workers", type=int, help="processes; default: one per core")
         out = Path("runs") / "benchmarks" / self.name

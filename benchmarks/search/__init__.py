@@ -5,9 +5,10 @@ python -m benchmarks.search --full     # all functions, 10 seeds: some hours
 
 Ctrl-C stops; the same command goes on. ``--plan`` says what would run and runs nothing,
 ``--report`` writes the report of what is there, ``--report FILE FILE`` one report of several
-documents. ``--part fronts`` runs one part; to try the benchmark out, ``--set trials=8 --seeds 0``.
-Seconds are measured while other cells run beside, one thread each; CPU seconds stand beside them.
-One concept, one file; another part is a file with a ``Part``, and a line in parts.py:
+documents, of different parts or seeds. ``--part fronts`` runs one part; to try the benchmark out,
+``--set trials=8 --seeds 0``. Seconds are measured while other cells run beside, one thread each;
+CPU seconds stand beside them. One concept, one file; another part is a file with a ``Part``, and a
+line in parts.py:
 
 =================  ==============================================================
 part.py            what a part is: its cells, how one is run, what is said of them

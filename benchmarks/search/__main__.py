@@ -39,7 +39,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         metavar="FILE",
         help="write the report again: of the cells that are done, or from documents of results, "
-        "several of which (one per part) become one",
+        "several of which (of different parts or seeds) become one",
     )
     parser.add_argument("--workers", type=int, help="processes; default: one per core")
     out = Path("runs") / "benchmarks" / "search"

@@ -288,6 +288,17 @@ class Weighting(Stateful):
         """
         return
 
+    def check_measured(self, objectives: Sequence[Objective]) -> None:
+        """Check the options against all that the study measures, before any training.
+
+        Called after :meth:`check` with the training objectives, and those that are only on the
+        front or monitored: what ``step.evaluate`` knows.
+
+        Raises:
+            moalign.errors.OptionError: naming the option, what was found and what is allowed.
+        """
+        return
+
     @abstractmethod
     def weigh(self, step: Step) -> Weights | ResponseScores:
         """Return the weights for this step's batch.

@@ -329,7 +329,9 @@ class Weights:
     Attributes:
         values: broadcastable to [P, G, K]: [K], [P, 1, K] or [P, G, K]. Non-negative and summing
             to 1 over K, unless the weighting declares ``signed`` or ``unnormalised``.
-        gain: multiplies the combined advantage last; a number or a tensor [P, 1]; default 1.
+        gain: multiplies the combined advantage last; a number or a tensor [P, 1]; default 1. If
+            it is 0 for all prompts the batch teaches nothing: no step is taken on it, neither by
+            the optimizer's momentum nor by terms of the loss that no objective has a part in.
         metrics: numbers to record, by name (multipliers, hypervolume, ...).
         notes: sentences for people (a threshold that cannot be reached, ...), each said once per
             trial; a sentence that should not be repeated must not change from step to step.
@@ -339,6 +341,11 @@ class Weights:
     gain: float | Tensor = 1.0
     metrics: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def still(self) -> bool:
+        """Whether the gain is 0 for all prompts."""
+        return self.gain == 0 if isinstance(self.gain, float | int) else not self.gain.any()
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,7 @@ def _check_training(doc: Document, study: Study) -> None:
         _check_combine(doc, study)
     _check_gradients(doc, study)
     _at(doc, ("weighting",), weighting.check, study.train_objectives)
+    _at(doc, ("weighting",), weighting.check_measured, study.objectives)
 
 
 def _check_combine(doc: Document, study: Study) -> None:

@@ -28,7 +28,7 @@ from moalign.training.contracts import (
 from moalign.training.evaluation import Evaluator
 from moalign.training.gradients import GradientEngine, PolicyGradients
 from moalign.training.material import material
-from moalign.training.metrics import describe, norm_gap
+from moalign.training.metrics import describe, describe_weights, norm_gap
 from moalign.training.notes import Notes
 from moalign.training.passes import Lesson, Passes, all_rows, mini_batches
 from moalign.training.policy import Policy
@@ -179,9 +179,10 @@ class Trial:
         first = lessons[0]  # what the weighting looks at: the rollout, if there is one
         step, returned, gradients = self._weighed(first, rate)
         metrics = describe(step, returned, [c.name for c in self.columns], first)
-        metrics |= self._update(lessons, step, returned, gradients, back)
-        metrics |= self._learn_again(returned)
-        self.replay.keep(first, returned, self.index)
+        last, told = self._update(lessons, step, returned, gradients, back)
+        metrics |= told
+        metrics |= self._learn_again(last)
+        self.replay.keep(first, last, self.index)
         said = [
             *returned.notes,
             *gradients.notes(),
@@ -478,8 +479,8 @@ class Trial:
         returned: Weights | ResponseScores,
         gradients: PolicyGradients,
         back: Callable[[], None] | None = None,
-    ) -> dict[str, float]:
-        """Take the gradient steps of one batch and return their mean metrics.
+    ) -> tuple[Weights | ResponseScores, dict[str, float]]:
+        """Take the gradient steps of one batch; return the last one's weights and mean metrics.
 
         If the batch's gradients are known, and the update is one step on the whole batch, their
         pass serves it, too. ``back`` takes the policy to where the step is taken from.
@@ -492,6 +493,7 @@ class Trial:
         if known is None:
             gradients.free()  # they are of the whole batch, and of the policy that sampled it
         totals: dict[str, float] = {}
+        used: list[Weights | ResponseScores] = []
         for epoch in range(epochs):
             key = (self.study.seed, self.trial, self.index, "minibatches", epoch)
             dealt = [mini_batches(len(ls.rows_PS), count, seeds.generator(*key)) for ls in lessons]
@@ -499,17 +501,25 @@ class Trial:
                 changed = self.weighting.update_minibatch(step)
                 if changed is not None:
                     check_returned(self.weighting, changed, step)
-                    taught = [self._taught(lesson, step, changed) for lesson in lessons]
+                    returned = changed
+                    taught = [self._taught(lesson, step, returned) for lesson in lessons]
+                used.append(returned)
                 parts = [(ls, ls.rows_PS[p]) for ls, p in zip(taught, prompts, strict=True)]
                 for name, value in self.passes.back(parts, old, known, self.index + 1).items():
                     totals[name] = totals.get(name, 0.0) + value
                 if back is not None:
                     back()
-                self.torch_optimizer.step()
+                self._descend(returned)
         gradients.free()
         means = {name: value / (epochs * count) for name, value in totals.items()}
+        means |= describe_weights(step, used)
         means |= norm_gap(step, returned, gradients, means["gradient_norm"])
-        return means | gradients.metrics
+        return returned, means | gradients.metrics
+
+    def _descend(self, used: Weights | ResponseScores) -> None:
+        """Take the optimizer's step, unless the weights say that there is nothing to learn."""
+        if isinstance(used, ResponseScores) or not used.still:
+            self.torch_optimizer.step()
 
     def _learn_again(self, returned: Weights | ResponseScores) -> dict[str, float]:
         """Take a gradient step on an earlier rollout and return its metrics, ``replay/...``.
@@ -533,11 +543,12 @@ class Trial:
             advantages_BTK=self._columns(lesson).cpu(),
             batch=lesson.batch,
         )
-        taught = self._taught(lesson, step, self.replay.weights(index, returned))
+        weights = self.replay.weights(index, returned)
+        taught = self._taught(lesson, step, weights)
         self.optimizer.load_state_dict(state)
         parts = [(taught, taught.rows_PS[prompts])]
         metrics = self.passes.back(parts, [lesson.batch.logprobs_BT], None, self.index + 1)
-        self.torch_optimizer.step()
+        self._descend(weights)
         told = {f"replay/{name}": value for name, value in metrics.items()}
         return {**told, "replay/age": float(self.index - index)}
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from moalign.training.gradients import PolicyGradients
 from moalign.training.passes import Lesson
@@ -22,8 +21,7 @@ def describe(
     Of what the policy wrote, none of which there is if nothing is rolled out: ``length``, its mean
     number of tokens; ``finished``, the share that came to its end; ``objective/NAME``, the mean raw
     score. ``loss/NAME`` is an objective's own loss; ``flat_groups/NAME`` the share of prompts
-    without an advantage, or without a preference; ``weight/NAME`` the mean weight;
-    ``advantage_share/NAME`` is mean |w_k A_k| over the sum of these.
+    without an advantage, or without a preference; ``weighting/NAME`` what the weighting reports.
 
     Args:
         step: what the weighting saw.
@@ -48,17 +46,31 @@ def describe(
     for k, name in enumerate(names):
         metrics[f"flat_groups/{name}"] = float(flat_K[k])
     metrics |= {f"weighting/{name}": float(v) for name, v in returned.metrics.items()}
-    if isinstance(returned, Weights):
-        shape = step.scores_PGK.shape
-        values_PGK = returned.values.expand(shape)
-        advantages = grouped(step.advantages_BTK.abs().mean(1), batch)
-        shares_K = (values_PGK.abs() * advantages).mean((0, 1))
-        total = float(shares_K.sum())
-        for k, name in enumerate(names):
-            metrics[f"weight/{name}"] = float(values_PGK[..., k].mean())
-            metrics[f"advantage_share/{name}"] = float(shares_K[k]) / total if total else 0.0
-        gain = returned.gain
-        metrics["gain"] = float(gain.mean()) if isinstance(gain, Tensor) else float(gain)
+    return metrics
+
+
+def describe_weights(step: Step, used: Sequence[Weights | ResponseScores]) -> dict[str, float]:
+    """Return what a step was weighted with, as means over its updates; empty for scores.
+
+    ``weight/NAME`` is the mean weight, ``advantage_share/NAME`` mean |w_k A_k| over the sum of
+    these, ``gain`` the mean gain.
+
+    Args:
+        step: what the weighting saw.
+        used: what it returned for each mini-batch of each epoch, checked.
+    """
+    weights = [one for one in used if isinstance(one, Weights)]
+    if not weights:
+        return {}
+    values_UPGK = torch.stack([one.values.expand(step.scores_PGK.shape) for one in weights])
+    advantages_PGK = grouped(step.advantages_BTK.abs().mean(1), step.batch)
+    shares_K = (values_UPGK.abs() * advantages_PGK).mean((0, 1, 2))
+    total = float(shares_K.sum())
+    gains = [float(torch.as_tensor(one.gain, dtype=torch.float64).mean()) for one in weights]
+    metrics = {"gain": math.fsum(gains) / len(gains)}
+    for k, name in enumerate(step.names):
+        metrics[f"weight/{name}"] = float(values_UPGK[..., k].mean())
+        metrics[f"advantage_share/{name}"] = float(shares_K[k]) / total if total else 0.0
     return metrics
 
 

@@ -188,6 +188,15 @@ def test_one_objective_trains_as_without_weighting(name):
     assert expected.abs().max() > 0.1
 
 
+@pytest.mark.parametrize(
+    "name", [n for n, cls in sorted(WEIGHTINGS.items()) if "gram" in cls.needs]
+)
+def test_one_objective_costs_no_gradients_of_its_own(name):
+    """There is nothing to compare, so the step is the plain one, bit for bit."""
+    metrics = testbeds.new_trial(three_study(*SMALL, *ALONE, named(name))).train_step()
+    assert not [metric for metric in metrics if metric.startswith("gram/")]
+
+
 # --- an objective that says nothing ---------------------------------------------------------------
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from resuming import resumed
 
-from moalign import ContractError, NonFiniteError
+from moalign import ContractError, NonFiniteError, Weights
 from moalign.search.artifacts import base_folder
 from moalign.search.folders import RunFolder
 from moalign.study.study import Study
@@ -260,6 +262,52 @@ def test_weights_may_move_with_every_mini_batch(new_study: NewStudy, runs: Path)
         not torch.equal(tensor, weights_of(still)[name])
         for name, tensor in weights_of(trial).items()
     )
+
+
+def test_recorded_weights_are_those_of_the_updates(new_study: NewStudy, runs: Path) -> None:
+    given = ("weighting=each-mini-batch", "search.space={}", "training.minibatches=2")
+    metrics = new_trial(new_study(*given), runs).train_step()
+    assert metrics["weight/a"] == pytest.approx((0.5 + 0.25) / 2)
+    assert metrics["weight/b"] == pytest.approx((0.5 + 0.75) / 2)
+    assert metrics["gain"] == 1.0
+
+
+def test_weights_of_a_mini_batch_are_checked(new_study: NewStudy, runs: Path) -> None:
+    given = ("weighting=each-mini-batch", "search.space={}", "training.minibatches=2")
+    trial = new_trial(new_study(*given), runs)
+    trial.weighting.update_minibatch = lambda _step: Weights(torch.tensor([2.0, -1.0]))
+    before = weights_of(trial)
+    with pytest.raises(ContractError, match="negative weight"):
+        trial.train_step()
+    for name, tensor in before.items():
+        assert torch.equal(tensor, weights_of(trial)[name])
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_a_gain_of_0_changes_nothing(new_study: NewStudy, runs: Path, minibatches: int) -> None:
+    """Neither momentum, nor weight decay, nor a penalty on the divergence moves the policy."""
+    study = new_study(
+        "training.optimizer={grpo: {kl_coefficient: 0.1}}",
+        "training.weight_decay=0.1",
+        f"training.minibatches={minibatches}",
+    )
+    trial = new_trial(study, runs)
+    for _ in range(2):
+        trial.train_step()
+    before, moments = weights_of(trial), deepcopy(trial.torch_optimizer.state_dict())
+    moves = trial.weighting.weigh
+    trial.weighting.weigh = lambda step: replace(moves(step), gain=0.0)
+    metrics = trial.train_step()
+    assert (metrics["gain"], trial.index) == (0.0, 3)
+    assert metrics["gradient_norm"] > 0, "the penalty alone would have moved it"
+    for name, tensor in before.items():
+        assert torch.equal(tensor, weights_of(trial)[name])
+    assert str(moments) == str(trial.torch_optimizer.state_dict())
+    partly = torch.zeros(4, 1)
+    partly[0] = 1.0
+    trial.weighting.weigh = lambda step: replace(moves(step), gain=partly)
+    trial.train_step()
+    assert any(not torch.equal(t, weights_of(trial)[name]) for name, t in before.items())
 
 
 def test_monitored_objectives_are_recorded(new_study: NewStudy, runs: Path) -> None:

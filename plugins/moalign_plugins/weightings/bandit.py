@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 class Bandit(Weighting):
     """Moves weight to the objectives whose scores are rising.
 
-    With J_k the batch mean of objective k, L_k its running level and D_k the running deviation of
-    its scores, per step and from the second on::
+    With J_k the batch mean of objective k, s_k the deviation of its scores, L_k the running level
+    and D_k the running deviation, per step and from the second on::
 
+        D_k    = smoothing * D_k + (1 - smoothing) * s_k
         gain_k = clip((J_k - L_k) / D_k, -1, 1)
-        L_k    = smoothing * L_k + (1 - smoothing) * J_k          D_k likewise
+        L_k    = smoothing * L_k + (1 - smoothing) * J_k
         S_k    = memory * S_k + gain_k
         w_k    = p_k exp(rate S_k) / sum_j p_j exp(rate S_j)      then raised to `floor`
 

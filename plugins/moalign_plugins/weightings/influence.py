@@ -118,6 +118,8 @@ class Influence(Weighting):
         """
         import torch
 
+        if len(step.objectives) == 1:
+            return Weights(torch.ones(1))
         if not self._weights_K:
             self._weights_K = raise_to_floor(step.preference_K.double().tolist(), self.floor)
             self._sum_K = [0.0] * len(self._weights_K)

@@ -236,7 +236,6 @@ class Lagrangian(Constrained):
                     f"`primary`, {self.primary!r}, goes without"
                 )
         self._check_ranges(objectives)
-        self._check_contradictions(objectives)
         self._check_initial(objectives)
 
     def _check_ranges(self, objectives: Sequence[Objective]) -> None:
@@ -260,13 +259,14 @@ class Lagrangian(Constrained):
                     "to an end, give it `at_least`, or make it `primary`",
                 )
 
-    def _check_contradictions(self, objectives: Sequence[Objective]) -> None:
+    def check_measured(self, objectives: Sequence[Objective]) -> None:
         """Refuse targets that no policy meets, as they are set for one and the same measure."""
-        for fixed in objectives:
+        kept = [o for o in objectives if o.train or o.front]  # what is monitored is held to nothing
+        for fixed in kept:
             if fixed.name not in self.equal:
                 continue
             target = self.equal[fixed.name]
-            for other in objectives:
+            for other in kept:
                 if other is fixed or not other.measure or other.measure != fixed.measure:
                     continue
                 same = f"fixes {fixed.name!r} at {target:g}, but {other.name!r} has the same reward"

@@ -168,6 +168,13 @@ class NelderMeadLagrangian(Weighting):
                 if bounds[name] is None:
                     raise self._error("score", f"weighs {name!r}, which needs `bounds` for that")
 
+    def check_measured(self, objectives: Sequence[Objective]) -> None:
+        """Check the nested weighting, and that a single score is measured."""
+        self.constrained.check_measured(objectives)
+        names = [o.name for o in objectives]
+        if isinstance(self.score, str) and self.score not in names:
+            raise self._error("score", f"names {self.score!r}; {nearest(self.score, names)}")
+
     # --- training ------------------------------------------------------------------------------
 
     def weigh(self, step: Step) -> Weights:
@@ -200,7 +207,7 @@ class NelderMeadLagrangian(Weighting):
         import torch
 
         evaluation = step.evaluate("steer")
-        self._score(evaluation, step.objectives)  # a name that nothing measures is found at once
+        self._score(evaluation, step.objectives)  # what applies to no prompt is found at once
         bounds = {o.name: o.bounds for o in step.objectives}
         low_N, high_N, start_N = [], [], []
         for constraint in constraints:
@@ -291,8 +298,6 @@ class NelderMeadLagrangian(Weighting):
         bounded = {o.name: o for o in objectives if o.bounds is not None}
         total = 0.0
         for name, weight in weights.items():
-            if name not in evaluation.names:
-                raise self._error("score", f"names {name!r}; {nearest(name, evaluation.names)}")
             value = self._measured(evaluation, name)
             total += weight * (bounded[name].normalise(value) if name in bounded else value)
         return total / sum(weights.values())

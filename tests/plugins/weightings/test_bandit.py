@@ -74,6 +74,13 @@ def test_gains_are_in_deviations_over_the_running_level():
     assert found.values.tolist() == pytest.approx(softmax([0.5, -0.1]), abs=1e-5)
 
 
+def test_a_gain_is_measured_by_the_deviation_with_this_batch():
+    weighting = Bandit(smoothing=0.5)
+    run(weighting, (0.5, 0.5), deviation=0.1)
+    found = run(weighting, (0.55, 0.5), deviation=0.4)
+    assert found.metrics["gain/a"] == pytest.approx(0.05 / 0.25, rel=1e-5)
+
+
 def test_one_gain_counts_at_most_a_deviation():
     found = run(Bandit(rate=1.0, floor=1e-3), (0.2, 0.5), (0.9, 0.5))
     assert found.metrics["gain/a"] == pytest.approx(1.0)

@@ -645,19 +645,31 @@ def test_targets_that_contradict_each_other(equal, at_least, sentence):
     given = make_objectives("a", "b", "c", at_least=at_least)
     same = [dataclasses.replace(o, measure="" if o.name == "a" else "one") for o in given]
     weighting = Lagrangian(primary="a", equal=equal)
-    weighting.check(given)
+    weighting.check_measured(given)
     if sentence is None:
-        weighting.check(same)
+        weighting.check_measured(same)
         return
     with pytest.raises(OptionError, match=sentence) as caught:
-        weighting.check(same)
+        weighting.check_measured(same)
     assert caught.value.option == "equal"
 
 
 def test_what_is_fixed_cannot_be_maximised_as_well():
     objectives = [dataclasses.replace(o, measure="one") for o in make_objectives("a", "b")]
     with pytest.raises(OptionError, match="'a' has the same reward and is to be maximised; drop"):
-        Lagrangian(primary="a", equal={"b": 0.4}).check(objectives)
+        Lagrangian(primary="a", equal={"b": 0.4}).check_measured(objectives)
+
+
+def test_targets_are_compared_with_thresholds_of_the_search():
+    """An objective that is on the front only is held to its threshold by the strategies."""
+    given = make_objectives("a", "b", "c", at_least={"c": 0.6})
+    same = [dataclasses.replace(o, measure="" if o.name == "a" else "one") for o in given]
+    front = [dataclasses.replace(o, train=o.name != "c") for o in same]
+    weighting = Lagrangian(primary="a", equal={"b": 0.4})
+    with pytest.raises(OptionError, match="'c' has the same reward and `at_least: 0.6`"):
+        weighting.check_measured(front)
+    monitored = [dataclasses.replace(o, front=o.name != "c") for o in front]
+    weighting.check_measured(monitored)
 
 
 CLAIMED = (

@@ -284,9 +284,18 @@ def test_only_what_has_targets_can_be_steered():
         NelderMeadLagrangian(constrained=Fixed(), score="a")
 
 
-def test_a_score_that_nothing_measures_is_found_at_the_first_step():
-    with pytest.raises(OptionError, match="names 'scoer'; did you mean 'score'"):
-        asked_at(search(equal={"b": 0.5}, score="scoer"), 0, {"a": 0.0, "b": 0.1})
+def test_a_score_that_nothing_measures_is_found_before_training():
+    measured = make_objectives("a", "b", "score")
+    search(equal={"b": 0.5}, score="score").check_measured(measured)
+    with pytest.raises(OptionError, match="names 'scoer'; did you mean 'score'") as caught:
+        search(equal={"b": 0.5}, score="scoer").check_measured(measured)
+    assert caught.value.option == "score"
+    same = [dataclasses.replace(o, measure="one") for o in measured]
+    with pytest.raises(OptionError, match="'a' has the same reward and is to be maximised"):
+        search(equal={"b": 0.5}).check_measured(same)
+
+
+def test_a_score_without_prompts_is_found_at_the_first_step():
     with pytest.raises(DataError, match="objective score applies to no prompt of the steer"):
         asked_at(search(equal={"b": 0.5}), 0, {"a": 0.0, "b": 0.1}, {"score": NAN})
 

@@ -75,7 +75,12 @@ def told(error: Exception) -> str:
     if others:
         frame, number = others[-1]
         place = f" ({Path(frame.f_code.co_filename).name} line {number})"
-    return f"{type(error).__name__}: {error}{place}"
+    return printable(f"{type(error).__name__}: {error}{place}")
+
+
+def printable(text: str) -> str:
+    """Return a text that can be written as UTF-8: half a character becomes its code."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _failed(task: SegmentTask, reason: str, fatal: bool = False, detail: str = "") -> SegmentFailed:

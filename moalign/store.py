@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from moalign.errors import OptionError, RecordError
-from moalign.search.folders import RunFolder
+from moalign.search.folders import RunFolder, beside_of
 from moalign.types import BASE, SegmentTask
 
 _TAR: Final = ".tar"
@@ -224,7 +224,7 @@ class Mirror:
             return
         if trial != BASE and _POLICY not in there:  # the run has deleted it, and makes it again
             return
-        beside = _beside(folder)
+        beside = beside_of(folder)
         for name in there:
             self._get(f"{self._root}/{where}/{name}", beside / name.removesuffix(_TAR))
         _into_place(beside, folder)
@@ -252,7 +252,7 @@ class Mirror:
     def _get(self, source: str, target: Path) -> None:
         """Read a file, or unpack a folder, whole or not at all."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        beside = _beside(target)
+        beside = beside_of(target)
         packed = beside.with_name(f"{beside.name}{_TAR}") if source.endswith(_TAR) else beside
         self._files.get_file(source, str(packed))
         if packed != beside:
@@ -265,10 +265,6 @@ class Mirror:
 def _visible(folder: Path) -> list[Path]:
     found = sorted(folder.iterdir()) if folder.is_dir() else []
     return [path for path in found if not path.name.startswith(".")]
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
 
 
 def _into_place(written: Path, final: Path) -> None:
@@ -287,7 +283,7 @@ def _packed(source: Path) -> Iterator[Path]:
     if source.is_file():
         yield source
         return
-    packed = _beside(source)
+    packed = beside_of(source)
     try:
         with tarfile.open(packed, "w") as tar:
             for path in _visible(source):

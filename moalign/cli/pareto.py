@@ -41,7 +41,7 @@ StudyArgument = Annotated[
 MaxHours = Annotated[
     float | None,
     typer.Option(
-        min=0, metavar="HOURS", help="Start nothing after this time; the same command goes on."
+        min=0, metavar="HOURS", help="Train nothing new after this time; the same command goes on."
     ),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop if a tracker or plugin hook fails.")]

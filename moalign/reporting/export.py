@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from moalign.reporting.mixture import Mixture, say_parts
 from moalign.reporting.pick import say
 from moalign.reporting.points import Point, PointTable, Value, with_error
 from moalign.search.archive import Run
+from moalign.search.folders import beside_of
 from moalign.study.loading import as_proposed
 from moalign.study.study import Study
 from moalign.types import BASE, Prompt, Start
@@ -161,8 +161,7 @@ def _beside(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: whatever kept it from being written, whichever library met it.
     """
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(beside, ignore_errors=True)
+    beside = beside_of(folder)
     beside.mkdir(parents=True)
     try:
         yield beside

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor
 import moalign
 from moalign.components import LoadedPolicy
 from moalign.errors import DataError, RecordError, StudyError, nearest
-from moalign.search.folders import RunFolder
+from moalign.search.folders import RunFolder, beside_of
 from moalign.search.measurements import COST, write_atomically
 from moalign.study.study import Study
 from moalign.training import checkpoint
@@ -67,7 +66,8 @@ def base_folder(study: Study, run: RunFolder) -> Path:
 def ensure_base(study: Study, run: RunFolder, progress: Progress) -> Path:
     """Build the base policy unless it is cached, and return its folder.
 
-    What the weighting prepares before training is made as well.
+    What the weighting prepares, what the optimizer learns from and what scores are divided by is
+    made as well, once for all workers.
 
     Args:
         study: names the policy source and the task.
@@ -81,15 +81,15 @@ def ensure_base(study: Study, run: RunFolder, progress: Progress) -> Path:
     progress(1.0, "base policy ready")
     prepared(study, run, progress)
     samples(study, run, progress)
+    calibration(study, run)
     return folder
 
 
 def _built(study: Study, run: RunFolder, progress: Progress) -> Path:
     folder = base_folder(study, run)
     if not folder.is_dir():
-        beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+        beside = beside_of(folder)
         try:
-            shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
             study.policy.build(study.task, study.seed, _names(study), beside, progress)
             checkpoint.publish(beside, folder)
@@ -220,8 +220,7 @@ def prepared(study: Study, run: RunFolder, progress: Progress = _silent) -> dict
         weighting, spent = study.new_weighting(), Cost()
         context = preparation(study, base_policy(study, run, {}), progress, spent)
         state = weighting.prepare(context)
-        beside = folder.with_name(f".{folder.name}.{os.getpid()}")
-        shutil.rmtree(beside, ignore_errors=True)
+        beside = beside_of(folder)
         try:
             checkpoint.save_state(state, beside, _PREPARED)
             write_atomically(beside / COST, json.dumps(spent.to_json()))
@@ -278,8 +277,7 @@ def samples(
         return None
     _remember(run, folder.name, run.prepared_artifact(folder.name))
     if not folder.is_dir():
-        beside = folder.with_name(f".{folder.name}.{os.getpid()}")
-        shutil.rmtree(beside, ignore_errors=True)
+        beside = beside_of(folder)
         policy = base_policy(study, run, {})
         chosen, count = _sampled_prompts(study), study.section.training.pairs.samples
         written, cost = sampled_texts(study, policy, chosen, count, progress)
@@ -342,8 +340,7 @@ def calibration(study: Study, run: RunFolder) -> tuple[Tensor, Tensor] | None:
                     "completions of the base policy on the steer split score alike; set "
                     "training.scale: none, or leave the objective out"
                 )
-        beside = folder.with_name(f".{folder.name}.{os.getpid()}")
-        shutil.rmtree(beside, ignore_errors=True)
+        beside = beside_of(folder)
         checkpoint.save_state({"mean": mean_K, "deviation": deviation_K}, beside, "scores")
         write_atomically(beside / COST, json.dumps(spent.to_json()))
         checkpoint.publish(beside, folder)

@@ -46,9 +46,12 @@ def ask(strategy: Strategy, known: History, seed: int) -> Proposal | None:
         )
     if not answer:
         return None
-    if wrong := _malformed(answer[0], known):
-        raise StudyError(f"{who} proposed {trial} wrongly: {wrong}; {_STANDS}")
-    return _plain(answer[0])
+    try:
+        if not (wrong := _malformed(answer[0], known)):
+            return _plain(answer[0])
+    except (TypeError, ValueError) as error:  # parts of other types than they must be
+        wrong = f"{error}, in {answer[0]!r}"
+    raise StudyError(f"{who} proposed {trial} wrongly: {wrong}; {_STANDS}")
 
 
 def _proposals(answer: object) -> TypeGuard[list[Proposal]]:
@@ -79,6 +82,10 @@ def check_values(space: Mapping[str, Parameter], proposal: Proposal) -> None:
 
 def _malformed(proposal: Proposal, known: History) -> str:
     """Return what is wrong with a proposal beside its values; empty if nothing is."""
+    for name in ("params", "settings"):
+        values: object = getattr(proposal, name)
+        if not isinstance(values, Mapping):
+            return f"`{name}` must be a mapping of paths to values; found {values!r}"
     steps: object = proposal.steps
     start: object = proposal.start
     if steps is not None and (type(steps) is not int or steps < 0):
@@ -122,7 +129,7 @@ def _data(value: Any) -> Any:
 
 def _allows(dimension: Parameter, value: Any) -> bool:
     if isinstance(dimension, Choice):
-        return value in [_data(option) for option in dimension.options]
+        return any(_same(value, _data(option)) for option in dimension.options)
     if isinstance(dimension, Simplex):
         if not isinstance(value, Mapping) or set(value) != set(dimension.names):
             return False
@@ -133,6 +140,11 @@ def _allows(dimension: Parameter, value: Any) -> bool:
         return False
     slack = _NEAR * max(abs(dimension.low), abs(dimension.high))
     return bool(dimension.low - slack <= value <= dimension.high + slack)
+
+
+def _same(value: Any, option: Any) -> bool:
+    """Return whether two values are equal; true is not 1."""
+    return isinstance(value, bool) == isinstance(option, bool) and bool(value == option)
 
 
 def _number(value: Any) -> bool:

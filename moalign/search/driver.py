@@ -92,7 +92,8 @@ def run_study(
         strategy: proposes the trials to come; default: the study's. Another one knows at once all
             that had ended when the run was last finished.
         retry_failed: try those that failed again first, each from its last checkpoint.
-        max_hours: after this time no segment is started, and those that run are waited for.
+        max_hours: after this time nothing is trained that does not run yet, and what runs is waited
+            for; a search that is complete is still measured on test and reported.
         listeners: objects with announce hooks, beside the study's trackers and plugins.
         strict: a listener that raises ends the study instead of being reported.
         progress: called with the share done in [0, 1] while the base policy is built.
@@ -157,6 +158,19 @@ class _Driver:
         """Open the run, do all there is to do, and leave it in order."""
         self._open()
         try:
+            return self._driven(prepare, report)
+        except KeyboardInterrupt:  # another one: nothing is waited for any more
+            raise
+        except BaseException:
+            self.left = True
+            self.executor.close()
+            with contextlib.suppress(RecordError):  # the first error is the one to tell
+                self.record.append(events.Closed(time.time(), "failed"))
+            self._part("failed", {})
+            raise
+
+    def _driven(self, prepare: Callable[[], object], report: Report | None) -> Result:
+        try:
             if not (self.run.base and self._searched()) or self._untested() or self.run.lost():
                 prepare()
             self._complete()
@@ -173,10 +187,6 @@ class _Driver:
             if not self.left:  # else it was closing already, and waits for nothing any more
                 self.leaving(self._in_training())
             return self._leave("interrupted")
-        except BaseException:
-            with contextlib.suppress(RecordError):  # the first error is the one to tell
-                self._leave("failed")
-            raise
 
     def _open(self) -> None:
         """Refuse another study's run; write down the study, and that the run is open."""
@@ -219,15 +229,13 @@ class _Driver:
         self.record.append(events.Closed(time.time(), outcome))
         if outcome == "finished":
             retention.prune(self.run, range(len(self.run.trials)), self.pruned)
-        result = Result(self.run, outcome, files or {})
-        self.announce(
-            "moalign_study_ended",
-            run=self.run.folder.path,
-            outcome=outcome,
-            files=result.files,
-        )
+        self._part(outcome, files or {})
+        return Result(self.run, outcome, files or {})
+
+    def _part(self, outcome: Outcome, files: Mapping[str, Path]) -> None:
+        """Say how the run was left, and let trackers finish what they have begun."""
+        self.announce("moalign_study_ended", run=self.run.folder.path, outcome=outcome, files=files)
         self.announce.close()
-        return result
 
     def _in_training(self) -> dict[int, int]:
         """Return the trials that train now, and the step from which they go on if they stop."""

@@ -11,14 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError
 
+from moalign.execution import printable
 from moalign.reporting.statistics import mean_and_stderr
 from moalign.search import measurements
 from moalign.types import Cost, Objective, Proposal, Split
 
 Value = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 """A number; NaN is written as null."""
+
+Text = Annotated[str, PlainSerializer(printable)]
+"""Words of somebody else's: half a character, as of a broken file name, is written as its code."""
 
 Outcome = Literal["finished", "interrupted", "failed"]
 
@@ -113,7 +117,7 @@ class Decided:
     trial: int
     step: int
     go_on: bool
-    reason: str
+    reason: Text
     event: Literal["decided"] = field(default="decided", kw_only=True)
 
 
@@ -125,7 +129,7 @@ class Lost:
     trial: int
     step: int
     attempt: int
-    reason: str
+    reason: Text
     event: Literal["lost"] = field(default="lost", kw_only=True)
 
 
@@ -136,7 +140,7 @@ class Noted:
     time: float
     trial: int
     step: int
-    note: str
+    note: Text
     event: Literal["noted"] = field(default="noted", kw_only=True)
 
 
@@ -152,8 +156,8 @@ class Failed:
 
     time: float
     trial: int
-    reason: str
-    detail: str
+    reason: Text
+    detail: Text
     event: Literal["failed"] = field(default="failed", kw_only=True)
 
 

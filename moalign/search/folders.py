@@ -22,10 +22,19 @@
 from __future__ import annotations
 
 import json
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 from moalign.types import BASE, Split
+
+
+def beside_of(path: Path) -> Path:
+    """Return where to write what is to stand at a path once it is whole: a name of its own.
+
+    Machines that share a folder may share process numbers, too.
+    """
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from moalign.errors import RecordError
-from moalign.search.folders import RunFolder
+from moalign.search.folders import RunFolder, beside_of
 from moalign.types import Cost, Evaluation, Split
 
 
@@ -113,7 +113,7 @@ def cost_before(run: RunFolder) -> Cost | None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file beside, flush it to disk, and rename it into place."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = beside_of(path)
     try:
         with beside.open("w", encoding="utf-8") as file:
             file.write(text)

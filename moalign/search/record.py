@@ -55,12 +55,20 @@ class Record:
             raise
 
     def append(self, event: events.Event) -> None:
-        """Write one event to disk, and take it into account.
+        """Write one event to disk, and take into account what will be read back.
 
         Raises:
-            RecordError: it cannot be written; the file is then as it was before.
+            RecordError: it cannot be written, or not be read again; the file is then as it was
+                before.
         """
         line = left = events.to_line(event)
+        try:
+            event = events.from_line(line)
+        except ValueError as error:
+            raise RecordError(
+                f"{self._path}: the event {event.event!r} could not be read back ({error}), so it "
+                "is not written; what is in the record stands"
+            ) from error
         try:
             while left:
                 left = left[os.write(self._descriptor, left) :]

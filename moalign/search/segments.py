@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from moalign import plugins
 from moalign.errors import OptionError, PluginError, RecordError
 from moalign.plugins import Catalogue
 from moalign.search.artifacts import base_policy, calibration, prepared, samples
-from moalign.search.folders import RunFolder
+from moalign.search.folders import RunFolder, beside_of
 from moalign.search.measurements import Measured, Measurements
 from moalign.study.document import Document
 from moalign.study.loading import checked
@@ -67,7 +66,10 @@ def run_segment(
 
 
 def _train(trial: Trial, task: SegmentTask, until: int, emit: Callable[[StepEvent], None]) -> None:
-    rungs = trial.study.section.search.rungs
+    section = trial.study.section
+    # Only a trial from scratch and of full length stands at rungs.
+    stands = task.start.scratch and task.total == section.training.steps
+    rungs = section.search.rungs if stands else ()
     while trial.index < until:
         metrics = trial.train_step()
         emit(StepEvent(task.trial, trial.index, time.time(), metrics, trial.notes))
@@ -91,8 +93,7 @@ def _write(trial: Trial, task: SegmentTask, run: RunFolder, split: Split) -> Non
     if final.is_dir():
         measurements.write(run.measurements(task.trial, step, split))
         return
-    beside = final.with_name(f".{final.name}.{task.attempt}.{os.getpid()}")
-    shutil.rmtree(beside, ignore_errors=True)
+    beside = beside_of(final)
     beside.mkdir(parents=True)
     measurements.write(beside / f"{split}.json")
     if task.trial != BASE:

@@ -59,6 +59,9 @@ def check_returned(weighting: Weighting, returned: Weights | ResponseScores, ste
     """
     who = f"weighting {weighting.name}"
     prompts, group, objectives = step.scores_PGK.shape
+    notes: object = getattr(returned, "notes", ())
+    if not isinstance(notes, tuple) or not all(isinstance(note, str) for note in notes):
+        raise ContractError(f"{who} returned the notes {notes!r}; they must be a tuple of texts")
     if isinstance(returned, ResponseScores):
         if tuple(returned.values_PG.shape) != (prompts, group):
             raise ContractError(

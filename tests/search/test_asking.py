@@ -102,6 +102,12 @@ def test_values_that_cannot_be_run_cost_that_trial_only(
         (lambda: [proposal(start=Start(((0, 6),), (math.nan,)))], "proposed trial 1 wrongly: a "
          "start needs a share for each point, summing to 1; found (nan,)"),
         (lambda: [proposal(start=Start(((0, 6),), ()))], "proposed trial 1 wrongly: a start needs"),
+        (lambda: [proposal(start=Start(([0, 6],), (1.0,)))], "proposed trial 1 wrongly: "),
+        (lambda: [proposal(start=Start(((0, 6),), ("all",)))], "proposed trial 1 wrongly: "),
+        (lambda: [Proposal([0.5, 3e-4])], "proposed trial 1 wrongly: `params` must be a mapping "
+         "of paths to values; found [0.5, 0.0003]"),
+        (lambda: [Proposal(None)], "proposed trial 1 wrongly: `params` must be a mapping"),
+        (lambda: [proposal(settings=None)], "proposed trial 1 wrongly: `settings` must be a "),
         (lambda: json.loads("{"), "could not propose trial 1: JSONDecodeError: Expecting property"),
     ],
 )  # fmt: skip

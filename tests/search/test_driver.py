@@ -19,7 +19,7 @@ from moalign.errors import OptionError, PluginError, RecordError, StudyError
 from moalign.reporting.report import write_report
 from moalign.search import events
 from moalign.search.folders import RunFolder
-from moalign.search.record import read
+from moalign.search.record import Record, read
 from moalign.types import BASE, Proposal, Start
 from moalign_plugins.executors.local import Local
 from moalign_plugins.executors.processes import Processes
@@ -433,6 +433,15 @@ def test_values_outside_the_space_are_no_failure_to_learn_from(tmp_path: Path, o
     assert [t.outcome == "failed" for t in found.trials.values()] == [True, True] + [False] * 4
 
 
+def test_a_reason_that_is_no_text_costs_that_trial_only(tmp_path: Path, faults):
+    """A file name that is no UTF-8 ends up in messages as half a character."""
+    faults({"trial": 1, "step": 4, "kind": "no-text"})
+    result = quick_run(tmp_path / "mine")
+    assert result.outcome == "finished"
+    assert "no file r\\udce9sum\\udce9" in result.run.trials[1].reason
+    assert archive(quick_run(tmp_path / "mine").run) == archive(result.run)
+
+
 def test_a_trial_that_fails_takes_no_other_with_it(tmp_path: Path, faults):
     faults({"trial": 1, "step": 4, "kind": "non-finite"}, {"trial": 2, "step": 1, "kind": "raise"})
     result = quick_run(tmp_path / "mine")
@@ -678,6 +687,24 @@ def test_leftovers_of_a_killed_driver_are_swept(tmp_path: Path):
     (folder.path / "base/step-00000/.test.json.77").write_text("x")
     quick_run(tmp_path / "mine", trials=1)
     assert not [p for p in folder.path.rglob(".*") if p.name != ".artifacts"]
+
+
+def test_a_record_that_cannot_be_written_leaves_no_tracker_open(tmp_path: Path, monkeypatch):
+    study, append = quick_study("trackers=[notes]"), Record.append
+
+    def full(record: Record, event: events.Event) -> None:
+        if isinstance(event, events.Closed) or len(record.state.trials) == 2:
+            raise RecordError("the disk is full")
+        append(record, event)
+
+    monkeypatch.setattr(Record, "append", full)
+    with pytest.raises(RecordError, match="the disk is full"):
+        quick_run(tmp_path / "mine", study=study)
+    assert notes(study).calls[-1] == ("study_ended", "failed", {})
+    assert notes(study).closed == 1
+    monkeypatch.undo()
+    whole = quick_run(tmp_path / "whole").run
+    assert archive(quick_run(tmp_path / "mine").run) == archive(whole)
 
 
 # --- announcements -----------------------------------------------------------------------------

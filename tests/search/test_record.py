@@ -167,6 +167,35 @@ def test_the_lock_holds_between_processes_and_dies_with_them(folder: RunFolder):
     Record(folder).close()
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        events.Proposed(2.5, 0, Proposal([1, 2])),
+        events.Noted(2.5, 0, 1, 5),
+        events.Failed(2.5, "0", "why", ""),
+    ],
+    ids=lambda event: event.event,
+)
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+def test_what_could_not_be_read_back_is_not_written(folder: RunFolder, event: events.Event):
+    with Record(folder) as record:
+        record.append(OPENED)
+        before = folder.events.read_bytes()
+        with pytest.raises(RecordError, match="could not be read back"):
+            record.append(event)
+        assert folder.events.read_bytes() == before
+    assert not read(folder).trials
+
+
+def test_half_a_character_is_written_as_its_code(folder: RunFolder):
+    failed = events.Failed(4.7, 0, "no file \udc80", "Traceback \ud800")
+    with Record(folder) as record:
+        for event in (OPENED, PROPOSED, failed):
+            record.append(event)
+        assert record.state.trials[0].reason == "no file \\udc80"
+    assert read(folder).trials[0].reason == "no file \\udc80"
+
+
 @pytest.mark.parametrize("half", [0, 7])
 def test_a_full_disk_leaves_the_record_as_it_was(folder: RunFolder, monkeypatch, half: int):
     with Record(folder) as record:

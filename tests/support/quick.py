@@ -371,6 +371,9 @@ def _evaluation(task, held):
     return Evaluation(("a", "b", "length"), units, values, Cost(generated=1), (sample,))
 
 
+LATIN = bytes([0xE9])  # an accented letter that is no UTF-8
+
+
 def _fault(task, step):
     for fault in json.loads(os.environ.get("QUICK_FAULTS", "[]")):
         if (fault["trial"], fault["step"]) != (task.trial, step):
@@ -386,6 +389,8 @@ def _fault(task, step):
                 raise NonFiniteError("the loss is not finite")
             case "raise":
                 raise ZeroDivisionError("division by zero in a reward")
+            case "no-text":
+                raise ValueError(f"no file {os.fsdecode(b'r' + LATIN + b'sum' + LATIN)}")
             case "full":
                 raise OSError(28, "No space left on device")
             case "plugin":

@@ -242,6 +242,12 @@ class Returns(Weighting):
         (Weights(torch.tensor([0.5, 0.5])), ContractError, "one per objective: a, b, c"),
         (Weights(torch.tensor([0.2, 0.3, 0.5]), gain=math.inf), ContractError, "the gain inf"),
         (ResponseScores(torch.full((2, 4), math.inf)), NonFiniteError, "infinite"),
+        (
+            Weights(torch.tensor([0.2, 0.3, 0.5]), notes="one"),
+            ContractError,
+            "the notes .one.",
+        ),
+        (ResponseScores(torch.zeros(2, 4), notes=(5,)), ContractError, "must be a tuple of texts"),
     ],
 )
 def test_weights_that_are_not_as_declared_are_refused_by_name(returned, error, sentence):

@@ -11,7 +11,13 @@ import torch
 
 from moalign import ContractError, Cost, RecordError, SegmentTask, Start
 from moalign.plugins import load
-from moalign.search.artifacts import base_policy, calibration, prepared, prepared_folder
+from moalign.search.artifacts import (
+    base_policy,
+    calibration,
+    ensure_base,
+    prepared,
+    prepared_folder,
+)
 from moalign.search.folders import RunFolder
 from moalign.search.measurements import Measurements, cost_before
 from moalign.search.segments import run_segment
@@ -127,6 +133,13 @@ def test_a_damaged_count_is_a_sentence(new_study: NewStudy, run: RunFolder) -> N
     assert cost_before(run) is None, "made by an earlier version"
     next(run.base_artifact.parent.glob("learns-*.json")).write_text("half")
     assert run.prepared_artifacts() == []
+
+
+def test_the_host_calibrates_before_workers_begin(new_study: NewStudy, run: RunFolder) -> None:
+    """Else each of those that begin together would sample by itself."""
+    study = new_study("training.combine=rewards", "training.scale=calibrated", "seed=6")
+    ensure_base(study, run, lambda _share, _words: None)
+    assert list(run.artifacts.glob("calibration-*/scores.json"))
 
 
 def test_calibration_is_counted(new_study: NewStudy, run: RunFolder) -> None:

@@ -257,6 +257,28 @@ def test_what_is_made_again_has_spent_what_it_had_spent(
     assert files_of(run.checkpoint(0, 4)) == expected[4]
 
 
+@pytest.mark.parametrize(
+    "other", [{"start": Start(((0, 4),), (1.0,))}, {"total": 3}], ids=["continued", "shorter"]
+)
+def test_what_stands_at_no_rung_is_not_measured_there(
+    new_study: NewStudy, run: RunFolder, plugin_file: Path, other: dict[str, Any]
+) -> None:
+    """Nobody would read it, and the trial would be charged."""
+    spent = []
+    for name, rungs in (("with", [1, 2]), ("without", [])):
+        folder = RunFolder(run.path.with_name(name))
+        study = new_study("training.steps=4", f"search.rungs={rungs}")
+        task = task_of(study, folder, plugin_file)
+        run_segment(task, lambda event: None, {})
+        run_segment(replace(task, trial=1, until=3, **other), lambda event: None, {})
+        spent += [
+            Measurements.read(folder.measurements(0, 4, "validation")).cost,
+            Measurements.read(folder.measurements(1, 3, "validation")).cost,
+        ]
+    assert spent[0].generated > spent[2].generated, "what is ranked is charged"
+    assert spent[1] == spent[3]
+
+
 @pytest.mark.parametrize("condition", ["none", "weights"])
 @pytest.mark.parametrize("optimizer", ["plain", "dr-grpo"])
 def test_a_corner_of_the_simplex_trains_and_is_measured(

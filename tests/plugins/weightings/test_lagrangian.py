@@ -666,7 +666,7 @@ def test_targets_are_compared_with_thresholds_of_the_search():
     same = [dataclasses.replace(o, measure="" if o.name == "a" else "one") for o in given]
     front = [dataclasses.replace(o, train=o.name != "c") for o in same]
     weighting = Lagrangian(primary="a", equal={"b": 0.4})
-    with pytest.raises(OptionError, match="'c' has the same reward and `at_least: 0.6`"):
+    with pytest.raises(OptionError, match=r"'c' has the same reward and `at_least: 0\.6`"):
         weighting.check_measured(front)
     monitored = [dataclasses.replace(o, front=o.name != "c") for o in front]
     weighting.check_measured(monitored)

@@ -157,9 +157,15 @@ def meeting(points: Sequence[Point], at_least: Mapping[str, float]) -> list[Poin
     return [p for p in points if all(p.values()[n].mean >= t for n, t in at_least.items())]
 
 
-def candidates(table: PointTable) -> list[Point]:
-    """Return the front points that meet the study's thresholds, or all if none does."""
-    return meeting(table.front, thresholds(table)) or list(table.front)
+def candidates(table: PointTable, points: Sequence[Point] | None = None) -> list[Point]:
+    """Return the points that meet the study's thresholds, or all if none does.
+
+    Args:
+        table: knows the thresholds.
+        points: to choose among; default: the front's.
+    """
+    among = table.front if points is None else points
+    return meeting(among, thresholds(table)) or list(among)
 
 
 def best(

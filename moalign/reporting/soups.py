@@ -28,6 +28,8 @@ class Answer:
         other: of the trained policy.
         difference: soup minus trained, paired over the units of ``split``.
         split: test, if both were measured there, else validation.
+        best: whichever of both is worth more on validation; one that misses a threshold which the
+            other meets is not.
     """
 
     preference: Mapping[str, float]
@@ -38,11 +40,7 @@ class Answer:
     other: UtilityDifference
     difference: UtilityDifference
     split: Split
-
-    @property
-    def best(self) -> Point:
-        """Whichever of both is worth more on validation."""
-        return self.soup if self.utility.value > self.other.value else self.trained
+    best: Point
 
     def sentences(self) -> list[str]:
         """Return the answer for people."""
@@ -94,6 +92,8 @@ def beside_mixtures(run: Run, table: PointTable) -> str:
 def answer(run: Run, table: PointTable, preference: Mapping[str, float]) -> Answer | None:
     """Find the soup that is worth most to a preference; None if none has been measured.
 
+    Of soups, and of trained policies, only those that meet the study's thresholds count, if any do.
+
     Args:
         run: what its record adds up to.
         table: its points.
@@ -104,8 +104,8 @@ def answer(run: Run, table: PointTable, preference: Mapping[str, float]) -> Answ
     others = [point for point in table.points if point.trial not in numbers]
     if not soups or not others:
         return None
-    soup, _ = pick.best(table, soups, preference)
-    trained, _ = pick.best(table, others, preference)
+    soup, _ = pick.best(table, pick.candidates(table, soups), preference)
+    trained, _ = pick.best(table, pick.candidates(table, others), preference)
     weights = [preference[name] for name in table.names]
     tested = soup.test is not None and trained.test is not None
     split: Split = "test" if tested else "validation"
@@ -123,6 +123,7 @@ def answer(run: Run, table: PointTable, preference: Mapping[str, float]) -> Answ
             table.bounds_K2,
         ),
         split=split,
+        best=pick.best(table, pick.candidates(table, [trained, soup]), preference)[0],
     )
 
 

@@ -28,10 +28,17 @@ class Value:
     Attributes:
         mean: weighted sum of the normalised objectives.
         stderr: its standard error, as if the objectives' errors were independent.
+        missed: the objectives whose threshold it misses.
     """
 
     mean: float
     stderr: float
+    missed: frozenset[str] = frozenset()
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """The smaller the better: what meets all thresholds comes before what does not."""
+        return bool(self.missed), -self.mean
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} ± {self.stderr:.3f}"
@@ -121,7 +128,7 @@ def value(
             error = observation.stderr_K[k]
             mean += weight * objective.normalise(observation.values_K[k])
             variance += 0.0 if math.isnan(error) else (weight * span * error) ** 2
-    return Value(mean, math.sqrt(variance))
+    return Value(mean, math.sqrt(variance), frozenset(missed(observation, objectives)))
 
 
 def values_by_policy(
@@ -132,15 +139,15 @@ def values_by_policy(
     """Return what each policy is worth, with the observation that says so.
 
     A policy that reads weights in its prompt was measured under several conditions, and whoever
-    uses it may write any of them: it is worth what it is under the best one. Policies whose value
-    is not known are left out.
+    uses it may write any of them: it is worth what it is under the best one, of those that meet
+    the thresholds if any does. Policies whose value is not known are left out.
     """
     found: dict[Checkpoint, tuple[Observation, Value]] = {}
     for observation in observations:
         worth, where = value(observation, objectives, weights_K), checkpoint(observation)
         if math.isnan(worth.mean):
             continue
-        if where not in found or worth.mean > found[where][1].mean:
+        if where not in found or worth.rank < found[where][1].rank:
             found[where] = observation, worth
     return found
 
@@ -157,8 +164,11 @@ def missed(observation: Observation, objectives: Sequence[Objective]) -> set[str
 def ranked(
     worth: Mapping[Checkpoint, tuple[Observation, Value]],
 ) -> list[tuple[Observation, Value]]:
-    """Return policies with their values, the best first; of equal ones the earlier trial."""
-    order = sorted(worth, key=lambda where: (-worth[where][1].mean, where))
+    """Return policies with their values, the best first; of equal ones the earlier trial.
+
+    Those that meet all thresholds come before those that do not, as when a point is picked.
+    """
+    order = sorted(worth, key=lambda where: (worth[where][1].rank, where))
     return [worth[where] for where in order]
 
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from moalign.cli import command_line
 from moalign.errors import NonFiniteError
+from moalign.reporting.points import read_points
 from moalign.search.archive import Run
 from moalign.search.folders import RunFolder
 from moalign.search.record import read
@@ -56,10 +57,10 @@ def searched(moalign: Moalign, tmp_path: Path) -> Moalign:
     return moalign
 
 
-def search(tmp_path: Path, **options: Any) -> None:
+def search(tmp_path: Path, *settings: str, **options: Any) -> None:
     import quick
 
-    quick.quick_run(tmp_path / "runs" / "quick", *SETTINGS, **options)
+    quick.quick_run(tmp_path / "runs" / "quick", *SETTINGS, *settings, **options)
 
 
 def run_of(tmp_path: Path) -> Run:
@@ -144,6 +145,20 @@ def test_a_preference_is_answered(searched: Moalign, tmp_path: Path, monkeypatch
     assert again.exit_code == 0, again.output
     assert "has 13 soups; nothing to measure (there is nothing left to mix)" in again.stdout
     assert again.stdout.splitlines()[-4:] == answer[:4]
+
+
+def test_an_answer_keeps_to_the_thresholds(moalign: Moalign, tmp_path: Path) -> None:
+    """The corner of `a` is worth most to it, and misses what is asked of `b`, as do soups near."""
+    search(tmp_path, "objectives.b.at_least=0.5")
+    done = moalign("soup", "--prefer", "a=1")
+    assert done.exit_code == 0, done.output
+    table = read_points(run_of(tmp_path))
+    found = re.search(r"(t\d\d) answers|more to a 1\.00 than (t\d\d)", done.stdout)
+    assert found is not None, done.stdout
+    name = found[1] or found[2]
+    chosen = next(p for p in table.points if p.id == name)
+    assert chosen.values()["b"].mean >= 0.5
+    assert max(table.points, key=lambda p: p.values()["a"].mean).values()["b"].mean < 0.5
 
 
 def test_ctrl_c_and_the_same_command_goes_on(

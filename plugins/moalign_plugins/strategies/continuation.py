@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
@@ -11,6 +12,7 @@ from annotated_types import Ge
 from moalign.components import Strategy, by_name
 from moalign.errors import OptionError
 from moalign.strategies.kept import (
+    Value,
     axis_weights,
     one_by_one,
     preference_path,
@@ -30,7 +32,8 @@ class Continuation(Strategy):
 
         value(f) = sum_k w_k (f_k - lo_k) / (hi_k - lo_k)
 
-    and takes `steps` steps instead of ``training.steps``. A soup on the front may be the source,
+    and takes `steps` steps instead of ``training.steps``. Policies that meet all thresholds
+    (``at_least``) come before those that do not. A soup on the front may be the source,
     and so may a trial that stands at a rung. A policy that reads weights in its prompt counts with
     the condition under which it is worth most.
 
@@ -40,10 +43,10 @@ class Continuation(Strategy):
     counted so is about one of the difference itself. The source is the best of several that were
     measured with noise, so it looks better than it is, and near the end of what training can do
     hardly anything rises above it: by default a trial need not rise, it must not fall by more than
-    half an error. What stands still is worth as much as the source, which is the best that is
-    known; to train the same parameters in full would rarely pay. Without progress, and if the trial
-    failed, its parameters are proposed once more, from scratch and at full length; if they have
-    been tried from scratch before, they are not.
+    half an error. Nor must it miss a threshold that its source meets. What stands still is worth as
+    much as the source, which is the best that is known; to train the same parameters in full would
+    rarely pay. Without progress, and if the trial failed, its parameters are proposed once more,
+    from scratch and at full length; if they have been tried from scratch before, they are not.
 
     **What the other strategy sees.** A trial that made progress stands in its history as one from
     scratch at full length: it is what these parameters lead to, as far as anybody will know. It
@@ -199,12 +202,17 @@ class Continuation(Strategy):
         source, was = before
         if after is None:
             return f"trial {number} went on from {_named(source)} and was not measured, {again}"
-        now = after[1]
-        error = (was.stderr**2 + now.stderr**2) ** 0.5
-        rise, least = now.mean - was.mean, self.margin * error
+        worse = self._worse(was, after[1], _named(source))
+        return worse and f"trial {number} {worse}, {again}"
+
+    def _worse(self, was: Value, now: Value, source: str) -> str:
+        """Return why a value is no progress from that of its source; empty if it is."""
+        if lost := now.missed - was.missed:
+            return f"misses the threshold of {', '.join(sorted(lost))}, which {source} meets"
+        rise, least = now.mean - was.mean, self.margin * math.hypot(was.stderr, now.stderr)
         if rise > least or (self.margin < 0 and rise == least):  # both 0 without an error
             return ""
-        return f"trial {number} made no progress from {_named(source)} ({was} to {now}), {again}"
+        return f"made no progress from {source} ({was} to {now})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,8 +58,9 @@ class Soups(Strategy):
     that it is made of off the front stands in for it: it is mixed with its neighbours, once.
 
     **For a preference.** Mixed are the three trained policies that are worth most to it (fewer if
-    there are fewer), evenly at first, then nearer to the best: a preference that was not trained
-    for is answered from at most three policies, without training.
+    there are fewer; those that meet all thresholds first), evenly at first, then nearer to the
+    best: a preference that was not trained for is answered from at most three policies, without
+    training.
 
     **As a search option.** With a `strategy`, every `every`-th trial is a soup if there is one
     left to try, and all others are that strategy's; it ignores soups as it does any trial that did
@@ -210,8 +211,6 @@ class Soups(Strategy):
         points = _ingredients(front)
         policies = {checkpoint(o): o for o in reversed(points)}  # of several conditions the first
         known_MK = np.array(_known(history, front))
-        least = [-math.inf if o.at_least is None else o.at_least for o in history.objectives]
-        limits_K = [o.normalise(v) for o, v in zip(history.objectives, least, strict=True)]
         offers = []
         for group in _groups(points, history):
             for shares in _shares(len(group), self.divisions):
@@ -220,8 +219,7 @@ class Soups(Strategy):
                 offers.append(
                     _Offer(
                         _sorted(zip(map(checkpoint, group), shares, strict=True)),
-                        # What would miss a threshold comes last.
-                        (float((straight_K < limits_K).any()), -round(gap, 9)),
+                        (_missing(straight_K, history), -round(gap, 9)),
                         f"{gap:.3f} from whatever is measured if the path is straight",
                     )
                 )
@@ -246,10 +244,11 @@ class Soups(Strategy):
                     pieces = math.lcm(*(share.denominator for share in shares))
                     mean = sum(float(s) * v.mean for s, (_, v) in zip(shares, group, strict=True))
                     points = [checkpoint(o) for o, _ in group]
+                    straight_K = _straight(shares, [o for o, _ in group], history)
                     offers.append(
                         _Offer(
                             _sorted(zip(points, shares, strict=True)),
-                            (pieces, -round(mean, 9)),
+                            (_missing(straight_K, history), pieces, -round(mean, 9)),
                             f"of the {len(worth)} trained policies that are worth most to {told}",
                         )
                     )
@@ -315,6 +314,16 @@ def _straight(
     values_NK = np.array([normalised(o, history.objectives) for o in group])
     straight_K: Floats = np.array(shares, dtype=np.float64) @ values_NK
     return straight_K
+
+
+def _missing(straight_K: Floats, history: History) -> float:
+    """Return 1 for a point that misses a threshold, which is tried last; else 0."""
+    return float(
+        any(
+            o.at_least is not None and value < o.normalise(o.at_least)
+            for o, value in zip(history.objectives, straight_K.tolist(), strict=True)
+        )
+    )
 
 
 def _known(history: History, front: Sequence[Observation]) -> list[Floats]:

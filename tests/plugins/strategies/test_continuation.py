@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import quick
-from histories import PATH, STEPS, history, params, seen, soup, warm
+from histories import OBJECTIVES, PATH, STEPS, history, params, seen, soup, warm
 from quick import archive, quick_run, quick_study
 
 from moalign.components import Component, Strategy
@@ -99,6 +100,20 @@ def test_a_policy_that_reads_weights_counts_with_its_best_condition():
     assert proposed([*CORNERS, *either], 0.9).start.points == ((3, STEPS),)
 
 
+HELD = (OBJECTIVES[0], replace(OBJECTIVES[1], at_least=5.0))
+
+
+def test_a_policy_that_meets_all_thresholds_comes_first():
+    assert proposed(CORNERS, 0.9, objectives=HELD).start.points == ((2, STEPS),), "0 misses b"
+    none = [seen(o.trial, (o.values_K[0], 4.0)) for o in CORNERS]
+    assert proposed(none, 0.9, objectives=HELD).start.points == ((0, STEPS),)
+    either = [
+        seen(3, (0.95, 1.0), condition={"a": 1.0, "b": 0.0}),
+        seen(3, (0.6, 7.0), condition={"a": 0.5, "b": 0.5}),
+    ]
+    assert proposed([*CORNERS, *either], 0.9, objectives=HELD).start.points == ((3, STEPS),)
+
+
 def test_before_there_are_enough_results_trials_begin_from_scratch():
     assert proposed(CORNERS, 0.5, after=4) == Proposal(params(0.5))
     assert not proposed([*CORNERS, seen(3, (0.4, 4.0))], 0.5, after=4).start.scratch
@@ -139,6 +154,17 @@ def test_without_progress_the_same_is_tried_from_scratch_once():
     assert not proposed([*CORNERS, stalled], 0.7, pending={4: again}).start.scratch
     assert not proposed([*CORNERS, stalled, seen(4, (0.3, 3.0), 0.4)], 0.7).start.scratch
     assert not proposed([*CORNERS, stalled], 0.7, failed={4: again}).start.scratch
+
+
+def test_a_threshold_that_is_missed_now_is_no_progress():
+    better = warm(3, (0.9, 4.0), (2, STEPS), 0.6)  # .54 + .16 beside .30 + .24
+    assert not proposed([*CORNERS, better], 0.7).start.scratch
+    found = proposed([*CORNERS, better], 0.7, objectives=HELD)
+    assert (found.params, found.start) == (params(0.6), Start())
+    assert found.reason == (
+        "trial 3 misses the threshold of b, which t02 at step 40 meets, so its parameters are "
+        "tried from scratch"
+    )
 
 
 def test_what_was_tried_from_scratch_before_is_not_tried_again():

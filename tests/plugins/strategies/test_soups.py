@@ -236,6 +236,18 @@ def test_a_preference_is_answered_from_the_three_that_are_worth_most_to_it():
     assert found[4] == {0: 0.75, 2: 0.25}
 
 
+def test_a_preference_is_answered_within_the_thresholds_first():
+    held = (replace(OBJECTIVES[0], at_least=0.5), OBJECTIVES[1])
+    found = measured(
+        TRAINED, Soups(preference={"b": 1}), lambda s: ((0.0, 0.0), False), objectives=held
+    )
+    assert set(itertools.chain(*found)) == {0, 1, 2}, "of those that miss it only the best, 1"
+    rows = {o.trial: o.values_K for o in TRAINED}
+    missed = [sum(share * rows[t][0] for t, share in shares.items()) < 0.5 for shares in found]
+    assert any(missed)
+    assert missed == sorted(missed)
+
+
 def test_fewer_than_three_will_do():
     found = measured(ENDS, Soups(preference={"a": 1}), straight(ENDS))
     assert sorted(shares[0] for shares in found) == [0.25, 0.5, 0.75]

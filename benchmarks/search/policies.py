@@ -46,6 +46,13 @@ PLAIN: Final = (
 """What all methods share: weights are searched, everything else is the study's own."""
 
 
+def unbound(bed: str, catalogue: Catalogue) -> list[str]:
+    """Return what takes a study's thresholds away: no method keeps to what others do not know."""
+    study = load(*bundled.read(bed), catalogue)
+    held = [o.name for o in study.objectives if o.at_least is not None]
+    return [f"objectives.{name}.at_least=null" for name in held]
+
+
 @dataclass(frozen=True)
 class Method:
     """A way to search.
@@ -82,11 +89,17 @@ METHODS: Final[Mapping[str, Method]] = {
 
 def plan(mode: Mode, catalogue: Catalogue) -> list[Planned]:
     """Return the cells: methods on beds, the longest first."""
+    free = {bed: unbound(bed, catalogue) for bed in BEDS[mode.name]}
     return [
         Planned(
             Cell(PART.name, bed, entry, seed),
             {
-                "overrides": [*PLAIN, f"search.strategy={method.strategy}", f"seed={seed}"],
+                "overrides": [
+                    *PLAIN,
+                    *free[bed],
+                    f"search.strategy={method.strategy}",
+                    f"seed={seed}",
+                ],
                 "steps": method.steps,
                 "soups": method.soups,
                 "sources": [source(catalogue, name) for name in method.parts],

@@ -6,7 +6,7 @@ N points, K objectives, W preferences. Values are in units of the objectives' bo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -88,22 +88,23 @@ def within(row: Row, tokens: float) -> Front | None:
     return found[-1] if found else None
 
 
-def measures(row: Row, front: Front, points: int) -> dict[str, float]:
+def measures(row: Row, front: Front, points: int | None = None) -> dict[str, float]:
     """Return the measures of a front, in units of the bounds.
 
     Args:
         row: gives reference and preferences.
         front: of it.
-        points: how many count where equal numbers are compared.
+        points: how many of its points count, the ones with most volume; None: all.
     """
     reference, preferences_WK = row.data["reference"], np.array(row.data["preferences"])
+    if points is not None:
+        few = most_volume(front.validation_NK, reference, points)
+        front = replace(front, validation_NK=front.validation_NK[few], test_NK=front.test_NK[few])
     utilities_W = (taken(row, front) * preferences_WK).sum(1)
-    few = most_volume(front.validation_NK, reference, points)
     return {
         "utility": float(utilities_W.mean()),
         "volume": pareto.hypervolume(front.test_NK, reference),
         "hull": pareto.hull_hypervolume(front.test_NK, reference),
-        "equal": pareto.hypervolume(front.test_NK[few], reference),
     }
 
 
@@ -124,27 +125,39 @@ def most_volume(values_NK: Floats, reference_K: Sequence[float], count: int) -> 
     return taken
 
 
+def found(rows: Rows, bed: str, entry: str, steps: int | None) -> dict[int, tuple[Row, Front]]:
+    """Return the fronts of a method at so many steps, by seed."""
+    return {
+        row.seed: (row, front)
+        for row in rows
+        if (row.bed, row.entry) == (bed, entry) and (front := at(row, steps)) is not None
+    }
+
+
 def read(rows: Rows, bed: str, entry: str, steps: int | None, measure: str) -> dict[int, float]:
     """Return a measure of a method at so many steps, by seed."""
-    found = {}
-    for row in rows:
-        if (row.bed, row.entry) == (bed, entry) and (front := at(row, steps)) is not None:
-            found[row.seed] = measures(row, front, fewest(rows, bed, row.seed))[measure]
-    return found
+    fronts_of = found(rows, bed, entry, steps)
+    return {seed: measures(*one)[measure] for seed, one in fronts_of.items()}
 
 
-def fewest(rows: Rows, bed: str, seed: int) -> int:
-    """Return the number of points of the smallest front that is compared at a seed."""
-    sizes = [
-        len(front.test_NK)
-        for row in rows
-        for steps in (SMALL, None)
-        if (row.bed, row.seed) == (bed, seed) and (front := at(row, steps)) is not None
-    ]
-    return min(sizes)
+def difference(
+    rows: Rows, bed: str, entry: str, steps: int | None, measure: str, *, equal: bool = False
+) -> Difference:
+    """Return a method at so many steps minus the grid at its end, paired by seed.
 
-
-def difference(rows: Rows, bed: str, entry: str, steps: int | None, measure: str) -> Difference:
-    """Return a method at so many steps minus the grid at its end, paired by seed."""
-    mine = read(rows, bed, entry, steps, measure)
-    return goal.paired(mine, read(rows, bed, GRID, None, measure))
+    Args:
+        rows: of the part.
+        bed: which.
+        entry: the method.
+        steps: at most; None: at its end.
+        measure: its name.
+        equal: compare as many points of each as the smaller of both fronts has.
+    """
+    mine, theirs = found(rows, bed, entry, steps), found(rows, bed, GRID, None)
+    values = {}
+    for seed in mine.keys() & theirs.keys():
+        pair = (mine[seed], theirs[seed])
+        points = min(len(front.test_NK) for _, front in pair) if equal else None
+        one, other = (measures(*each, points)[measure] for each in pair)
+        values[seed] = one - other
+    return goal.mean(dict(sorted(values.items())))

@@ -23,7 +23,6 @@ MEASURES: Final[Mapping[str, str]] = {
     "utility": "expected utility",
     "volume": "hypervolume",
     "hull": "hypervolume of mixtures",
-    "equal": "hypervolume, equal numbers of points",
 }
 """What is reported, on test."""
 
@@ -57,9 +56,10 @@ def section(rows: Rows, default: str, pictures: Mapping[str, str]) -> list[str]:
         "training steps of all trials; tokens are those sampled to train and to validate. The base "
         "policy is on no front. Rungs are off: every trial takes all of its steps. Mixtures draw "
         "one of a front's policies for every prompt, which needs no training: what they reach is "
-        "what any claim about filling or extending the front has to beat. *Equal "
-        "numbers of points*: of every front as many points as the smallest one of the same seed "
-        "has, taken one by one for the validation hypervolume they add.",
+        "what any claim about filling or extending the front has to beat. *Equal numbers of "
+        "points*: of both fronts as many as the smaller one has, taken one by one for the "
+        "validation hypervolume they add. No objective has a threshold: some methods would keep to "
+        "it, and the measures do not know it.",
     ]
     for bed in beds(rows):
         parts.append(f"### {bed}")
@@ -82,9 +82,13 @@ def goals(rows: Rows, default: str) -> list[Goal]:
     del default
     found = []
     for bed in beds(rows):
-        for measure in ("utility", "volume", "hull"):
-            says = f"{MEASURES[measure]} on {bed}, {FULL} at {SMALL} steps minus {GRID} at the end"
-            found.append(Goal(says, numbers.difference(rows, bed, FULL, SMALL, measure), 0.0, True))
+        for measure in MEASURES:
+            says = (
+                f"{MEASURES[measure]} on {bed}, equal numbers of points: {FULL} at {SMALL} steps "
+                f"minus {GRID} at the end"
+            )
+            value = numbers.difference(rows, bed, FULL, SMALL, measure, equal=True)
+            found.append(Goal(says, value, 0.0, True))
     return found
 
 
@@ -122,10 +126,15 @@ def _methods(rows: Rows, bed: str) -> tuple[list[str], list[list[str]]]:
 
 def _differences(rows: Rows, bed: str) -> tuple[list[str], list[list[str]]]:
     header = [f"minus {GRID} at its end", *MEASURES.values()]
+    header += [f"{name}, equal numbers of points" for name in MEASURES.values()]
     lines = [
         [
             _named(entry, steps),
-            *(signed(numbers.difference(rows, bed, entry, steps, m)) for m in MEASURES),
+            *(
+                signed(numbers.difference(rows, bed, entry, steps, m, equal=equal))
+                for equal in (False, True)
+                for m in MEASURES
+            ),
         ]
         for entry, steps in _stages(rows, bed)
         if (entry, steps) != (GRID, None)
@@ -156,7 +165,7 @@ def _soups(rows: Rows, bed: str) -> str:
     for seed, (row, every) in ends.items():
         before = next(front for front in every if front.steps == every[-1].steps)
         if before.trials < every[-1].trials:
-            found[seed] = numbers.measures(row, before, 1), numbers.measures(row, every[-1], 1)
+            found[seed] = numbers.measures(row, before), numbers.measures(row, every[-1])
     if not found:
         return ""
     mixed = goal.mean({seed: before["hull"] for seed, (before, _) in found.items()})
@@ -197,19 +206,19 @@ def _at_tokens(rows: Rows, bed: str) -> list[str]:
                         signed(
                             goal.mean(
                                 {
-                                    seed: numbers.measures(*mine, 1)[measure]
-                                    - numbers.measures(*grid[seed], 1)[measure]
+                                    seed: numbers.measures(*mine)[measure]
+                                    - numbers.measures(*grid[seed])[measure]
                                     for seed, mine in found.items()
                                 }
                             )
                         )
-                        for measure in ("utility", "volume", "hull")
+                        for measure in MEASURES
                     ),
                 ]
             )
     if not lines:
         return []
-    measured = [f"{MEASURES[m]}, minus {GRID}'s" for m in ("utility", "volume", "hull")]
+    measured = [f"{MEASURES[m]}, minus {GRID}'s" for m in MEASURES]
     header = [f"at most, of the {GRID}'s tokens", "steps", "tokens sampled", *measured]
     return ["**At equal tokens**, beside the grid at its end:", table.markdown(header, lines)]
 
@@ -292,8 +301,8 @@ def _going_on(rows: Rows, bed: str) -> list[str]:
         differences = [
             goal.mean(
                 {
-                    seed: numbers.measures(pairs[seed][1], warm, 1)[measure]
-                    - numbers.measures(pairs[seed][0], cold, 1)[measure]
+                    seed: numbers.measures(pairs[seed][1], warm)[measure]
+                    - numbers.measures(pairs[seed][0], cold)[measure]
                     for seed, (cold, warm) in cuts.items()
                 }
             )
@@ -372,7 +381,7 @@ def draw(rows: Rows) -> Mapping[str, bytes]:
             seen = [r for r in rows if (r.bed, r.entry) == (bed, entry)]
             for row in seen:
                 every = numbers.fronts(row)
-                utilities = [numbers.measures(row, front, 1)["utility"] for front in every]
+                utilities = [numbers.measures(row, front)["utility"] for front in every]
                 for panel, cost in (
                     (by_steps, [front.steps for front in every]),
                     (by_tokens, [front.generated / 1e6 for front in every]),

@@ -65,13 +65,34 @@ def test_a_front_is_read_at_the_steps_it_had_taken():
 
 def test_measures_are_in_units_of_the_bounds():
     end = policies_numbers.at(ROWS[0], None)
-    found = policies_numbers.measures(ROWS[0], end, 1)
+    found = policies_numbers.measures(ROWS[0], end)
     # Two corners: each utility is the best one's, nothing lies between, all of it by mixing.
     assert found["utility"] == pytest.approx((1.0 + 0.5) / 2)
     assert found["volume"] == pytest.approx(0.0)
     assert found["hull"] == pytest.approx(0.5)
-    soup = policies_numbers.measures(ROWS[1], policies_numbers.at(ROWS[1], 200), 1)
-    assert soup["volume"] == soup["equal"] == pytest.approx(0.64)
+    soup = policies_numbers.measures(ROWS[1], policies_numbers.at(ROWS[1], 200))
+    assert soup["volume"] == soup["hull"] == pytest.approx(0.64)
+
+
+def test_as_many_points_of_both_fronts_can_be_compared():
+    def gap(measure: str, equal: bool) -> float:
+        return policies_numbers.difference(
+            ROWS, "toy", "full method", 200, measure, equal=equal
+        ).value
+
+    # Of the grid's corners one is left, which mixes with nothing.
+    assert gap("hull", False) == pytest.approx(0.14)
+    assert gap("hull", True) == pytest.approx(0.64)
+    assert gap("volume", False) == gap("volume", True) == pytest.approx(0.64)
+
+
+def test_no_method_keeps_to_a_threshold_that_the_measures_do_not_know():
+    assert policies.unbound("arithmetic", plugins.load()) == ["objectives.clarity.at_least=null"]
+    planned = policies.plan(MODES["full"], plugins.load())
+    mine = [one for one in planned if one.cell.bed == "arithmetic"]
+    for one in mine:
+        study = load(*bundled.read("arithmetic"), plugins.load(), one.settings["overrides"])
+        assert all(o.at_least is None for o in study.objectives)
 
 
 def test_points_are_taken_for_the_volume_they_add():
@@ -84,7 +105,7 @@ def test_the_goal_is_the_grids_end_with_few_steps():
     utility, volume, hull = policies_report.goals(ROWS, "gp")
     assert utility.found.value == pytest.approx(0.8 - 0.75)
     assert volume.found.value == pytest.approx(0.64)
-    assert hull.found.value == pytest.approx(0.14)
+    assert hull.found.value == pytest.approx(0.64), "as many points of each"
     text = "\n".join(policies_report.section(ROWS, "gp", {"toy": "toy.png"}))
     assert "full method, at most 200 steps" in text
     assert "+0.050" in text
@@ -230,9 +251,9 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Room:
 
 
 def letters(tmp_path: Path, entry: str, **settings: int) -> Planned:
-    """Return a cell of the plan, on the study of letters."""
+    """Return a cell of the plan, on the study of letters, which has no thresholds either."""
     every = policies.plan(MODES["full"], plugins.load(()))
-    planned = next(one for one in every if one.cell.entry == entry)
+    planned = next(one for one in every if (one.cell.entry, one.cell.bed) == (entry, "restaurants"))
     cell = Cell("policies", str(tmp_path / "study.yaml"), entry, 0)
     return Planned(cell, {**planned.settings, **settings})
 

@@ -21,7 +21,7 @@ PICTURE: Final = "rungs"
 
 
 def final(data: Mapping[str, Any]) -> float:
-    """Return the share of the maximum when all steps are spent."""
+    """Return the share of the maximum when the budget is spent."""
     return float(data["shares"][-1])
 
 
@@ -49,7 +49,7 @@ def _stopping(rows: Rows, name: str) -> list[Row]:
 
 
 def goals(rows: Rows, default: str) -> list[Goal]:
-    """Return the goals: few optimal trials stopped, and no worse a front for as many steps."""
+    """Return the goals: few optimal trials stopped, and no worse a front for as much."""
     if default not in strategies(rows):
         return []
     every = [row for row in rows if row.entry.endswith(RUNGS)]
@@ -59,7 +59,7 @@ def goals(rows: Rows, default: str) -> list[Goal]:
              MOST_LOST, higher=False),
         Goal(f"the same, `{default}` alone", lost(_stopping(rows, default)),
              MOST_LOST, higher=False),
-        Goal(f"share of the maximum that rungs add at equal steps: `{default}`", mean(gains),
+        Goal(f"share of the maximum that rungs add at equal cost: `{default}`", mean(gains),
              0.0, higher=True),
     ]  # fmt: skip
 
@@ -83,17 +83,19 @@ def _gain(rows: Rows, bed: str, name: str) -> dict[int, float]:
 
 def section(rows: Rows, default: str, pictures: Mapping[str, str]) -> list[str]:
     """Return the section."""
-    budget = max(row.data["budget"] for row in rows)
+    budget, measured = (max(row.data[name] for row in rows) for name in ("budget", "measured"))
     parts = [
         "## Stopping trials at rungs",
-        f"Each study may take {budget:,} training steps. Without rungs every trial is trained in "
-        "full; with rungs trials are ranked at them and the weaker ones stopped, and the study "
-        "goes on until the steps are spent, so it tries more. Counted are trials trained in full: "
+        f"Each study may spend {budget:,.0f} training steps, of which a measurement on validation "
+        f"costs {measured:g}. Without rungs every trial is trained in full and measured once; with "
+        "rungs trials are measured and ranked at them and the weaker ones stopped, and the study "
+        "goes on until as much is spent, so it tries more. Counted are trials trained in full: "
         "the front is chosen by what was measured, and its **share** of the maximum is that of the "
-        "true values. **Saved** is the share of the steps that the study's trials would have taken "
-        "in full. A trial is truly **Pareto-optimal** if by the true values at full length no "
-        "other trial of its study, stopped or not, dominates it. The fidelity of the MOMF problems "
-        "is the share of the steps; `curves` are learning curves that cross, measured with noise.",
+        "true values. **Steps saved** is the share of the steps that the study's trials would have "
+        "taken in full, **cost saved** the same with what the measurements cost. A trial is truly "
+        "**Pareto-optimal** if by the true values at full length no other trial of its study, "
+        "stopped or not, dominates it. The fidelity of the MOMF problems is the share of the "
+        "steps; `curves` are learning curves that cross, measured with noise.",
     ]
     if PICTURE in pictures:
         parts.append(f"![Hypervolume against steps]({pictures[PICTURE]})")
@@ -104,16 +106,17 @@ def section(rows: Rows, default: str, pictures: Mapping[str, str]) -> list[str]:
         "share without",
         "share with rungs",
         "with minus without",
-        "steps to as much",
+        "cost to as much",
         "trials without",
         "with",
-        "saved",
+        "steps saved",
+        "cost saved",
         "optimal trials",
         "of these stopped",
     ]
     parts.append(table.markdown(header, lines))
     parts.append(
-        "**Steps to as much**: after which share of the steps the study with rungs had found as "
+        "**Cost to as much**: after which share of the budget the study with rungs had found as "
         "much as the one without had at the end, mean over the seeds where it did."
     )
     return [*parts, *(_said(rows, name) for name in strategies(rows))]
@@ -139,13 +142,14 @@ def _line(rows: Rows, bed: str, name: str, default: str) -> list[object]:
         f"{average(name, 'trials'):.0f}",
         f"{average(stopping, 'trials'):.0f}",
         f"{average(stopping, 'saved'):.0%}",
+        f"{average(stopping, 'saved in all'):.0%}",
         f"{average(stopping, 'optimal'):.1f}",
         plain(lost(ours)),
     ]
 
 
 def sooner(rows: Rows, bed: str, name: str) -> dict[int, float]:
-    """Return the share of the steps after which rungs had found as much as no rungs do, by seed."""
+    """Return by seed after which share of the budget rungs had found as much as no rungs do."""
     without = by_seed(rows, bed, name, final)
     found = {}
     for row in rows:
@@ -160,11 +164,10 @@ def sooner(rows: Rows, bed: str, name: str) -> dict[int, float]:
 def _said(rows: Rows, name: str) -> str:
     """Return in words what stopping does for a strategy, over all problems."""
     gain = mean(over_beds(rows, lambda bed: _gain(rows, bed, name)))
-    saved = mean(
-        over_beds(
-            rows, lambda bed: by_seed(rows, bed, f"{name}{RUNGS}", lambda data: data["saved"])
-        )
-    )
+    saved = {
+        what: mean(over_beds(rows, lambda bed, w=what: _average_of(rows, bed, name, w)))
+        for what in ("saved", "saved in all")
+    }
     if math.isnan(gain.low):
         certain = "one seed, so nothing can be said"
     elif gain.low > 0:
@@ -175,10 +178,15 @@ def _said(rows: Rows, name: str) -> str:
         certain = "which seeds alone may explain"
     stopped = lost(_stopping(rows, name))
     return (
-        f"`{name}`, mean over the problems: at equal steps rungs change the share by "
-        f"{signed(gain)}, {certain}; per trial they save {saved.value:.0%} of the steps; of the "
-        f"truly Pareto-optimal trials they stop {plain(stopped)}."
+        f"`{name}`, mean over the problems: at equal cost rungs change the share by "
+        f"{signed(gain)}, {certain}; per trial they save {saved['saved'].value:.0%} of the steps "
+        f"and {saved['saved in all'].value:.0%} of the cost; of the truly Pareto-optimal trials "
+        f"they stop {plain(stopped)}."
     )
+
+
+def _average_of(rows: Rows, bed: str, name: str, what: str) -> dict[int, float]:
+    return by_seed(rows, bed, f"{name}{RUNGS}", lambda data: float(data[what]))
 
 
 # --- the picture -------------------------------------------------------------------------------
@@ -204,7 +212,7 @@ def draw(rows: Rows) -> Mapping[str, bytes]:
         PICTURE: panels(
             lines,
             "Hypervolume over that of the whole front, trials trained in full",
-            "training steps",
+            "cost, in training steps",
             "share of the maximum",
         )
     }

@@ -479,7 +479,7 @@ def test_what_is_kept_of_a_study_with_rungs() -> None:
         trial(3, (0.5, 0.4), 4, seen=(0.9, 0.6)),  # noise has chosen it
         trial(4, (0.6, 0.5), 4),  # trained beyond the budget
     ]
-    found = rungs.summary(Line(), trials, steps=4, budget=12)
+    found = rungs.summary(Line(), trials, steps=4, budget=12, measured=0.0)
     assert (found["trials"], found["in full"], found["spent"]) == (5, 3, 16)
     assert found["saved"] == pytest.approx(1 - 16 / 20)
     assert (found["optimal"], found["optimal stopped"]) == (2, 1)
@@ -491,9 +491,22 @@ def test_what_is_kept_of_a_study_with_rungs() -> None:
     assert shares[-1] == pytest.approx(0.2)
 
 
+def test_measurements_cost_as_much_as_some_steps() -> None:
+    """Trials of full length are measured at step 2 and at the end, those that are stopped once."""
+    trials = [trial(0, (0.5, 0.5), 4), trial(1, (0.2, 0.2), 2), trial(2, (0.6, 0.6), 4)]
+    found = rungs.summary(Line(), trials, steps=4, budget=12, measured=1.0)
+    assert found["spent"] == (4 + 2) + (2 + 1) + (4 + 2)
+    assert found["saved"] == pytest.approx(1 - 10 / 12)
+    assert found["saved in all"] == pytest.approx(1 - 15 / (3 * 5))
+    assert found["shares"][-1] == pytest.approx(0.25), "the last one ends beyond the budget"
+    free = rungs.summary(Line(), trials, steps=4, budget=12, measured=0.0)
+    assert free["shares"][-1] == pytest.approx(0.36)
+
+
 def rung_row(entry: str, seed: int, **data: Any) -> Row:
     plain = {"shares": [0.2, 0.4, 0.5], "trials": 24, "in full": 24, "spent": 960, "budget": 960,
-             "saved": 0.0, "optimal": 8, "optimal stopped": 0}  # fmt: skip
+             "saved": 0.0, "saved in all": 0.0, "measured": 1.33, "optimal": 8,
+             "optimal stopped": 0}  # fmt: skip
     return Row("curves", entry, seed, plain | data)
 
 

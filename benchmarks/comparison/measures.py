@@ -48,7 +48,9 @@ def of_arena(results: Results, arena: Arena, rival: str) -> dict[tuple[str, int]
     Args:
         results: the document.
         arena: the bed.
-        rival: the entry whose policies make the hull.
+        rival: the entry whose policies make the hull, and say how far there is to go. What shares
+            its random numbers is nearer to it than what does not, so two entries should be compared
+            by it only if it shares them with both or with none.
     """
     found: dict[tuple[str, int], Numbers] = {}
     for seed in results.seeds(arena.name):
@@ -80,6 +82,9 @@ def of_arena(results: Results, arena: Arena, rival: str) -> dict[tuple[str, int]
                 **_speed(arena, seed, base[0], cells, best),
                 "steps to the rival": capped(arena, reached(arena, base[0], cells, usual, 0)),
                 "violation": float(np.mean([violation(arena, c.test_K) for c in cells])),
+                "violation beyond noise": float(
+                    np.mean([violation(arena, c.test_K) - noise(arena, c) for c in cells])
+                ),
                 "violation at equal weights": float(
                     np.mean([violation(arena, c.test_K) for c in centre_cells(arena, cells)])
                 ),
@@ -233,6 +238,20 @@ def violation(arena: Arena, values_K: Sequence[float]) -> float:
         if name in arena.thresholds:
             missed += max(arena.thresholds[name] - value, 0.0) / (high - low)
     return missed
+
+
+def noise(arena: Arena, cell: Trained) -> float:
+    """Return what a policy that just meets every threshold is seen to miss, expected.
+
+    The mean of max(e, 0) is s / sqrt(2 pi) for an error e of deviation s.
+    """
+    return sum(
+        error / (high - low) / math.sqrt(2 * math.pi)
+        for name, error, (low, high) in zip(
+            arena.objectives, cell.stderr_K, arena.bounds_K2, strict=True
+        )
+        if name in arena.thresholds
+    )
 
 
 def centre_cells(arena: Arena, cells: Sequence[Trained]) -> list[Trained]:

@@ -54,7 +54,9 @@ def write(results: Results, pictures: Mapping[str, str]) -> str:
         pictures: file names by bed.
     """
     usual = [arena for arena in results.arenas if arena.name != FAMILIES]
-    numbers = {arena.name: measures.of_arena(results, arena, FIXED) for arena in results.arenas}
+    numbers = {
+        arena.name: measures.of_arena(results, arena, claims.RIVAL) for arena in results.arenas
+    }
     found = [f for arena in usual for f in claims.findings(results, arena, numbers[arena.name])]
     parts = _introduction(results)
     if found:
@@ -100,11 +102,11 @@ def _introduction(results: Results) -> list[str]:
         "the points on the front, with the bias of noise taken off; descriptive, as is "
         "**mixtures**, the volume that mixtures of an entry's policies reach (each prompt "
         "answered by one drawn at random), which is not corrected. **Beyond the hull**: how "
-        "far the best policy lies beyond all mixtures of the `fixed` policies of this table "
-        "and the base policy, sought on validation and measured on test; a denser set of "
-        "`fixed` policies would have a larger hull, and any second set sticks out of it here "
-        "and there: `fixed, again`, trained with other random numbers, says by how much, and "
-        "is what the others are compared with. **Worst gain**: smallest gain over the base "
+        f"far the best policy lies beyond all mixtures of the policies of `{AGAIN}` (`{FIXED}` "
+        "trained with other random numbers than all else) and the base policy, sought on "
+        "validation and measured on test; a denser set would have a larger hull, and any second "
+        f"set sticks out of it here and there: `{FIXED}` says by how much, and is what the others "
+        "are compared with. **Worst gain**: smallest gain over the base "
         "policy of any objective, at equal weights. **Violation**: sum of what is missing to "
         "the thresholds, mean over all policies. **Steps** and tokens **generated**: mean per "
         "run, with the share of the budget that was **spent**. **To 90 %**: where an entry's "
@@ -115,7 +117,7 @@ def _introduction(results: Results) -> list[str]:
         "measures included. The last column has the mean weights over training, at equal "
         f"weights. Claims are judged against `{claims.BOTH}`: the mean of `{FIXED}` and "
         f"`{AGAIN}`.",
-        f"{INTERVALS}, and no correction for that could leave anything standing with three seeds.",
+        f"{INTERVALS}; nothing is corrected for how many there are.",
     ]
     return parts + words.unfinished(results)
 
@@ -191,7 +193,7 @@ def _row(arena: Arena, numbers: Mapping[tuple[str, int], Numbers], label: str) -
     cells = []
     for measure, _, places in COLUMNS:
         mean = measures.over_seeds(numbers, label, measure)
-        own = label == FIXED and measure == "beyond"  # of its own hull
+        own = label == claims.RIVAL and measure == "beyond"  # of its own hull
         cells.append("" if own or math.isnan(mean.value) else f"{mean.value:,.{places}f}")
     difference = measures.against(numbers, label, FIXED, "utility")
     compared = "" if label == FIXED else signed(difference)

@@ -398,6 +398,36 @@ def test_violation_is_in_units_of_the_bounds() -> None:
     assert measures.violation(arena(), [0.0, 1.4]) == 0.0
 
 
+def test_noise_misses_a_threshold_by_as_much() -> None:
+    cell = replace(trained("pbi", 0, (0.5, 1.0)), stderr_K=[0.3, 0.2])
+    seen = np.random.default_rng(0).normal(1.0, 0.2, 20000)  # b, whose threshold is 1 of 0 to 2
+    missed = [measures.violation(arena(), [0.5, value]) for value in seen]
+    assert measures.noise(arena(), cell) == pytest.approx(np.mean(missed), rel=0.03)
+
+
+def test_what_differs_in_nothing_is_judged_to_differ_in_nothing() -> None:
+    """Entries share their random numbers with ``fixed``, and ``fixed, again`` with none."""
+    rng = np.random.default_rng(1)
+    gaps: dict[str, list[float]] = {"beyond": [], "steps to the rival": []}
+    for seed in range(150):
+        shared = rng.normal(0.0, 0.03, (2, 2))  # of the prompts and draws at equal numbers
+        made = [trained(BASE, 0, (0.2, 0.4), seed)]
+        for entry, common in (
+            (FIXED, shared),
+            ("pbi", shared),
+            (AGAIN, rng.normal(0, 0.03, (2, 2))),
+        ):
+            own = common + rng.normal(0.0, 0.01, (2, 2))
+            ends = np.array([[0.6, 0.8], [0.8, 0.4]]) + own * [1.0, 2.0]
+            made += [trained(entry, n, tuple(end), seed) for n, end in enumerate(ends.tolist())]
+        found = Results("part", [], [arena(budgets={seed: 1000})], made, [], 0, [])
+        numbers = measures.of_arena(found, found.arenas[0], claims.RIVAL)
+        for name, values in gaps.items():
+            values.append(numbers["pbi", seed][name] - numbers[FIXED, seed][name])
+    for values in gaps.values():
+        assert abs(np.mean(values)) < 3 * np.std(values) / math.sqrt(len(values))
+
+
 def synthetic(seeds: int = 3) -> Results:
     """Three seeds on which ``pbi`` is beyond the hull by much, every time a little differently."""
     cells_ = []
@@ -486,7 +516,7 @@ def test_thresholds_are_held_if_hardly_anything_is_missing() -> None:
     numbers = measures.of_arena(found, found.arenas[0], FIXED)
     for missing, verdict in ((0.001, "seen"), (0.3, "opposite seen")):
         held = {
-            ("lagrangian", seed): {**own, "violation": missing}
+            ("lagrangian", seed): {**own, "violation beyond noise": missing}
             for (label, seed), own in numbers.items()
             if label == "pbi"
         }
@@ -494,7 +524,7 @@ def test_thresholds_are_held_if_hardly_anything_is_missing() -> None:
             (f.claim.measure, f.entry): f.verdict
             for f in claims.findings(found, found.arenas[0], {**numbers, **held})
         }
-        assert verdicts["violation", "lagrangian"] == verdict
+        assert verdicts["violation beyond noise", "lagrangian"] == verdict
 
 
 def test_intervals_are_students_over_seeds() -> None:
@@ -536,7 +566,7 @@ def test_claims_name_what_is_compared(quick: plan.Plan) -> None:
 
 def test_a_gain_beyond_the_hull_is_seen(tmp_path: Path) -> None:
     found = synthetic()
-    numbers = measures.of_arena(found, found.arenas[0], FIXED)
+    numbers = measures.of_arena(found, found.arenas[0], claims.RIVAL)
     verdicts = {
         (f.claim.measure, f.entry): f.verdict
         for f in claims.findings(found, found.arenas[0], numbers)

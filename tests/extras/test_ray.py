@@ -18,10 +18,13 @@ from typing import Any
 
 import letters
 import pytest
+from deleting import Deleting, extending
 from quick import archive, quick_run
 from tasks import segment, task
+from typer.testing import CliRunner
 
 from moalign import OptionError, StepEvent, StudyError, hookimpl, plugins
+from moalign.cli import command_line
 from moalign.execution import shipped
 from moalign.search import events
 from moalign.search.driver import run_study
@@ -63,9 +66,16 @@ class View:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Fatal(Ray):
+    def submit(self, task):
+        if how == "decided" and (task.trial, task.since) == (2, 4):  # the record lets it go on
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().submit(task)
+
+
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background job
 folder, how, *address = sys.argv[1:]
-executor = Ray(workers=2, address=address[0] if address else None)
+executor = Fatal(workers=2, address=address[0] if address else None)
 result = quick_run(Path(folder), executor=executor, listeners=[View()], strict=True)
 print(result.outcome, flush=True)
 """
@@ -214,18 +224,47 @@ def test_a_cluster_that_is_not_there_is_a_sentence():
         Ray(address="ray://head:10001")
 
 
+@pytest.mark.parametrize("how", ["kill", "decided"])
 def test_a_driver_that_is_killed_takes_its_workers_along_and_another_goes_on(
-    tmp_path: Path, nodes: Nodes, whole: dict[str, Any]
+    tmp_path: Path, nodes: Nodes, whole: dict[str, Any], how: str
 ):
-    with driver(tmp_path / "mine", "kill", nodes.address) as process:
+    """In the middle of a segment, and between a rung's decision and the next segment."""
+    with driver(tmp_path / "mine", how, nodes.address) as process:
         workers = [int(pid) for pid in process.stdout.readline().split()]
         assert workers
         process.wait()
     assert process.returncode == -signal.SIGKILL
     assert ended_within(20.0, workers)
-    assert read(RunFolder(tmp_path / "mine")).closed is None
+    left = read(RunFolder(tmp_path / "mine"))
+    assert left.closed is None
+    assert (4 in left.trials[2].decided) == (how == "decided")
     result = quick_run(tmp_path / "mine", executor=Ray(workers=2, address=nodes.address))
     assert archive(result.run) == whole
+
+
+@pytest.mark.filterwarnings("ignore:.* was deleted; it is made again:UserWarning")
+def test_a_checkpoint_that_somebody_deletes_is_made_again_by_a_node(tmp_path: Path, nodes: Nodes):
+    deleting = Deleting(tmp_path / "mine")
+    executor = Ray(workers=2, address=nodes.address)
+    found = extending(tmp_path / "mine", executor=executor, listeners=[deleting])
+    assert deleting.deleted
+    assert archive(found) == archive(extending(tmp_path / "whole", executor=Processes(workers=2)))
+
+
+def test_the_command_joins_a_cluster(tmp_path: Path, nodes: Nodes):
+    study = tmp_path / "letters.yaml"
+    study.write_text(STUDY)
+    given = ["pareto", study, "--plugin", letters.FILE, "--out", tmp_path / "runs"]
+    ray = ["--executor", "ray", "--address", nodes.address]  # two nodes: two workers
+    done = CliRunner().invoke(command_line(), [str(word) for word in (*given, *ray)])
+    assert done.exit_code == 0, done.output
+    run = read(RunFolder(tmp_path / "runs" / "letters"))
+    assert run.closed == "finished"
+    assert run.opened[0].study["executor"]["ray"]["address"] == nodes.address
+    alone = ["--run", "alone", "--set", "executor={processes: {workers: 2}}"]
+    done = CliRunner().invoke(command_line(), [str(word) for word in (*given, *alone)])
+    assert done.exit_code == 0, done.output
+    assert archive(read(RunFolder(tmp_path / "runs" / "alone"))) == archive(run)
 
 
 STUDY = letters.STUDY.replace("steps: 2, prompts", "steps: 4, prompts").replace(

@@ -16,19 +16,18 @@ from typing import Any
 
 import pytest
 import quick
-from quick import Pairs, archive, quick_run, quick_study
+from deleting import Deleting, extending
+from quick import Pairs, archive, quick_run
 
 from moalign import RecordError, StudyError, hookimpl
-from moalign.components import Strategy
 from moalign.plugins import Entry
 from moalign.reporting.report import write_report
 from moalign.search import events
-from moalign.search.archive import Run
 from moalign.search.driver import Result
 from moalign.search.folders import RunFolder
 from moalign.search.record import read
 from moalign.study.loading import load
-from moalign.types import BASE, Proposal, Start
+from moalign.types import BASE
 from moalign_plugins.executors.processes import Processes
 from moalign_plugins.strategies.botorch import BoTorch
 from moalign_plugins.strategies.cmorl import ConstrainedExtension
@@ -236,46 +235,6 @@ def test_a_driver_killed_right_after_a_decision_goes_on_to_the_same_archive(
 # --- folders that somebody deletes ---------------------------------------------------------------
 
 made_again = pytest.mark.filterwarnings("ignore:.* was deleted; it is made again:UserWarning")
-
-
-class Extending(Strategy):
-    """Every second trial goes on from the latest policy of those that are kept."""
-
-    name = "extending"
-    corners_first = False
-
-    def propose(self, history, n, seed):
-        share = 0.1 + 0.8 * (seed % 1000) / 1000
-        params = {
-            "weighting.preference": {"a": share, "b": 1 - share},
-            "training.learning_rate": 3e-4,
-        }
-        kept = [o for o in history.observations if o.kept]
-        if history.proposed % 2 == 0 or not kept:
-            return [Proposal(params)]
-        last = max((o.trial, o.step) for o in kept)
-        return [Proposal(params, Start((last,), (1.0,)), steps=3)]
-
-
-def extending(folder: Path, trials: int = 6, **options: Any) -> Run:
-    study = quick_study(f"search.trials={trials}")
-    object.__setattr__(study, "strategy", Extending())
-    options = {"executor": Pairs(), **options}
-    return quick_run(folder, study=study, strict=True, **options).run
-
-
-class Deleting:
-    """Deletes what a trial starts from, when the trial is proposed."""
-
-    def __init__(self, folder: Path, part: str = ""):
-        self.folder, self.part = RunFolder(folder), part
-        self.deleted: list[tuple[int, int]] = []
-
-    @hookimpl
-    def moalign_trial_started(self, proposal):
-        for point in proposal.start.points:
-            self.deleted.append(point)
-            shutil.rmtree(self.folder.checkpoint(*point) / self.part, ignore_errors=True)
 
 
 @made_again

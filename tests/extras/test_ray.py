@@ -349,6 +349,8 @@ def test_two_workers_share_a_device_and_one_that_asks_for_none_sees_none(
     try:
         shares = Ray(gpus=0.5, workers=2, address=nodes.address)
         assert seen_by(shares) == ({node.node_id}, {1})
+        usual = Ray(workers=1, address=nodes.address)  # there is one, so it is asked for
+        assert seen_by(usual) == ({node.node_id}, {1})
         alone = Ray(gpus=0, cpus=2, address=nodes.address)  # where there are two CPUs is a device
         assert seen_by(alone) == ({node.node_id}, {0})
     finally:

@@ -79,8 +79,9 @@ class Ray(WorkersExecutor[_Worker]):
     finished.
 
     A process that has joined a cluster by itself stays in that one. ``training.threads`` sets the
-    threads of each worker. ``gpus: 0`` trains on CPUs, whatever the
-    node has; ``gpus: 0.5`` lets two workers share a GPU, which then has to hold both.
+    threads of each worker. Where the cluster has GPUs a trial asks for one, unless ``gpus`` says
+    otherwise: ``gpus: 0`` trains on CPUs, whatever the node has; ``gpus: 0.5`` lets two workers
+    share a GPU, which then has to hold both.
 
     Example:
         ``executor: {ray: {address: "head:6379", workers: 8, gpus: 1, store: "s3://bucket/runs"}}``
@@ -93,7 +94,7 @@ class Ray(WorkersExecutor[_Worker]):
         *,
         workers: Annotated[int, Ge(1)] | None = None,
         cpus: Annotated[float, Gt(0)] = 1.0,
-        gpus: Annotated[float, Ge(0)] = 0.0,
+        gpus: Annotated[float, Ge(0)] | None = None,
         address: str | None = None,
         timeout: Annotated[float, Gt(0)] | None = None,
         store: str | None = None,
@@ -104,7 +105,8 @@ class Ray(WorkersExecutor[_Worker]):
             workers: how many trials run at a time; default: as many as the machine, or the cluster
                 at the moment when it is joined, has CPUs and GPUs for.
             cpus: CPUs that a trial asks for.
-            gpus: GPUs that a trial asks for; a fraction shares one.
+            gpus: GPUs that a trial asks for; a fraction shares one; default: one if the cluster has
+                any, else none.
             address: of the cluster, ``HOST:PORT`` of its head or ``auto`` for the one that this
                 machine belongs to; default: a cluster of this machine's own.
             timeout: minutes that a segment may take; then its worker is killed. Default: any.
@@ -118,10 +120,11 @@ class Ray(WorkersExecutor[_Worker]):
                 "address",
             )
         super().__init__(workers=workers or max(1, int(_cores() / cpus)), timeout=timeout)
-        self._asked = {"num_cpus": cpus, "num_gpus": gpus}
+        self._asked = {"num_cpus": cpus, "num_gpus": gpus or 0.0}
+        self._finds_gpus = gpus is None
         self._address = address
         self._store = store
-        self._counted = workers is None and address is not None
+        self._counted = workers is None
         self._mine = False  # whether close() has to leave the cluster, or to end it
         self._nodes: set[str] = set()  # where its workers have been
         self._keys: set[str] = set()  # of the runs that they worked on
@@ -149,6 +152,7 @@ class Ray(WorkersExecutor[_Worker]):
         if not ray.is_initialized():
             self._start_cluster(ray) if self._address is None else self._join(ray)
             self._mine = True
+        self._see_gpus(ray)
         room = self._room(ray)
         if self._counted:
             self.workers = max(1, room)
@@ -162,7 +166,7 @@ class Ray(WorkersExecutor[_Worker]):
             ray.init(
                 "local",
                 num_cpus=asked["num_cpus"],
-                num_gpus=None if asked["num_gpus"] else 0,
+                num_gpus=None if asked["num_gpus"] or self._finds_gpus else 0,
                 include_dashboard=False,
                 object_store_memory=_OBJECTS,
                 _node_ip_address="127.0.0.1",
@@ -189,6 +193,12 @@ class Ray(WorkersExecutor[_Worker]):
                 f"the Ray cluster at {self._address} cannot be joined: {reason}; `ray start "
                 "--head` starts one, and `ray start --address HOST:PORT` adds this machine to one"
             ) from error
+
+    def _see_gpus(self, ray: Any) -> None:
+        """Ask for a GPU per trial if that is left open and there is a whole one."""
+        if self._finds_gpus:
+            found = [node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]]
+            self._asked["num_gpus"] = float(max(found, default=0.0) >= 1.0)
 
     def _room(self, ray: Any) -> int:
         """Return how many workers fit on the nodes that are there."""

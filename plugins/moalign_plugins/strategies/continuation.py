@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Final
 
 from annotated_types import Ge
 
@@ -22,6 +22,8 @@ from moalign.strategies.kept import (
 )
 from moalign.types import History, Observation, Proposal, Start
 
+_WARMUP: Final = "training.warmup"
+
 
 class Continuation(Strategy):
     """Begins trials from the best policy at hand, for fewer steps.
@@ -37,16 +39,21 @@ class Continuation(Strategy):
     and so may a trial that stands at a rung. A policy that reads weights in its prompt counts with
     the condition under which it is worth most.
 
+    **Beginning again.** The optimizer's moments are not those of the source, so its first steps are
+    the largest it ever takes: the learning rate rises over `warmup` steps, in place of what
+    ``training.warmup`` says, unless that is searched.
+
     **Falling back.** A trial has made progress if its value is above its source's by more than
     `margin` standard errors of their difference. The errors are added as if the two had been
-    measured apart; they were measured on the same prompts with the same draws, so half an error
-    counted so is about one of the difference itself. The source is the best of several that were
-    measured with noise, so it looks better than it is, and near the end of what training can do
-    hardly anything rises above it: by default a trial need not rise, it must not fall by more than
-    half an error. Nor must it miss a threshold that its source meets. What stands still is worth as
-    much as the source, which is the best that is known; to train the same parameters in full would
-    rarely pay. Without progress, and if the trial failed, its parameters are proposed once more,
-    from scratch and at full length; if they have been tried from scratch before, they are not.
+    measured apart; they were measured on the same prompts with the same draws, so an error counted
+    so is about two of the difference itself. The source is the best of several that were measured
+    with noise, so it looks better than it is, and near the end of what training can do hardly
+    anything rises above it: by default a trial need not rise, it must not fall by more than two
+    errors, as one does that has lost what its source could. Nor must it miss a threshold that its
+    source meets. What stands still is worth as much as the source, which is the best that is known;
+    to train the same parameters in full would rarely pay. Without progress, and if the trial
+    failed, its parameters are proposed once more, from scratch and at full length; if they have
+    been tried from scratch before, they are not.
 
     **What the other strategy sees.** A trial that made progress stands in its history as one from
     scratch at full length: it is what these parameters lead to, as far as anybody will know. It
@@ -83,7 +90,7 @@ class Continuation(Strategy):
     name: ClassVar[str] = "continuation"
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {"strategy": "random"},
-        {"strategy": "random", "after": 2, "margin": 0.0},
+        {"strategy": "random", "after": 2, "margin": 0.0, "warmup": 0},
     )
 
     def __init__(
@@ -92,7 +99,8 @@ class Continuation(Strategy):
         strategy: Strategy = by_name("botorch"),
         steps: Annotated[int, Ge(1)] = 12,
         after: Annotated[int, Ge(1)] = 4,
-        margin: float = -0.5,
+        margin: float = -2.0,
+        warmup: Annotated[int, Ge(0)] | None = None,
         by: str | None = None,
     ) -> None:
         """Take the options.
@@ -104,6 +112,7 @@ class Continuation(Strategy):
                 on from there.
             margin: standard errors by which a trial must rise above its source; 0: any rise will
                 do; below 0: by which it may fall behind it.
+            warmup: steps over which the learning rate of such a trial rises; default: half of them.
             by: path of the weights that a trial is valued by, if several are searched; default:
                 `weighting.preference`.
         """
@@ -111,6 +120,7 @@ class Continuation(Strategy):
         self.steps = steps
         self.after = after
         self.margin = margin
+        self.warmup = steps // 2 if warmup is None else warmup
         self.by = by
         self.corners_first = strategy.corners_first  # type: ignore[misc]
 
@@ -122,6 +132,12 @@ class Continuation(Strategy):
                 f"strategy continuation: `steps` must lie below training.steps ({history.steps}), "
                 f"or going on saves nothing; found {self.steps}",
                 "steps",
+            )
+        if self.warmup > self.steps:
+            raise OptionError(
+                f"strategy continuation: `warmup` must be at most `steps` ({self.steps}), or the "
+                f"learning rate is never reached; found {self.warmup}",
+                "warmup",
             )
         self.strategy.check(history)
         if any(proposal.settings for proposal in self.strategy.previews(history)):
@@ -168,6 +184,7 @@ class Continuation(Strategy):
             proposal,
             start=Start(((source.trial, source.step),), (1.0,)),
             steps=self.steps,
+            settings={} if _WARMUP in history.space else {_WARMUP: self.warmup},
             reason=f"continues {_named(source)}, {of} by its own value, {worth}",
         )
 
@@ -177,7 +194,8 @@ class Continuation(Strategy):
         """Return every trial that went on with one policy, by number, and what became of it."""
         found: dict[int, _Continued] = {}
         for number, proposal in sorted(proposals_so_far(history).items()):
-            if len(proposal.start.points) != 1 or proposal.steps == 0 or proposal.settings:
+            ours = set(proposal.settings) <= {_WARMUP}
+            if len(proposal.start.points) != 1 or proposal.steps == 0 or not ours:
                 continue
             running = number in history.pending
             problem = "" if running else self._problem(history, number, proposal, path)

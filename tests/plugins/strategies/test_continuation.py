@@ -16,7 +16,15 @@ from moalign.components import Component, Strategy
 from moalign.errors import OptionError
 from moalign.options import construct
 from moalign.testing.strategy import PROPERTIES
-from moalign.types import FloatRange, History, Observation, Proposal, Simplex, Start
+from moalign.types import (
+    FloatRange,
+    History,
+    IntRange,
+    Observation,
+    Proposal,
+    Simplex,
+    Start,
+)
 from moalign_plugins.strategies.cmorl import ConstrainedExtension
 from moalign_plugins.strategies.continuation import Continuation
 from moalign_plugins.strategies.grid import Grid
@@ -66,6 +74,27 @@ def test_a_trial_begins_from_the_policy_that_is_worth_most_to_it():
     assert found.reason == (
         "continues t02 at step 40, the best of 3 kept policies by its own value, 0.550 ± 0.000"
     )
+
+
+def test_its_learning_rate_rises_at_first():
+    assert proposed(CORNERS, 0.9).settings == {"training.warmup": 6}
+    given = history(CORNERS)
+    for options, warmup in (({"steps": 5}, 2), ({"warmup": 3}, 3), ({"warmup": 0}, 0)):
+        strategy = Continuation(strategy=Asked(), after=3, **options)
+        assert strategy.propose(given, 1, 0)[0].settings == {"training.warmup": warmup}
+    searched = replace(given, space={**given.space, "training.warmup": IntRange(0, 9)})
+    assert Continuation(strategy=Asked(), after=3).propose(searched, 1, 0)[0].settings == {}
+
+
+def test_what_warms_up_is_known_again_as_a_warm_start():
+    first = proposed(CORNERS, 0.7)
+    stalled = warm(3, (0.1, 1.0), (2, STEPS), 0.7)
+    given = replace(history([*CORNERS, stalled]), made={3: first})
+    found = Continuation(strategy=Asked(), after=3).propose(given, 1, 0)[0]
+    assert (found.params, found.start) == (params(0.7), Start()), "it made no progress"
+    other = replace(first, settings={"weighting": {"fixed": {}}})
+    given = replace(given, made={3: other})
+    assert not Continuation(strategy=Asked(), after=3).propose(given, 1, 0)[0].start.scratch
 
 
 def test_not_the_nearest_weights_but_the_value_decides():
@@ -293,6 +322,9 @@ def test_check():
     with pytest.raises(OptionError, match=r"`steps` must lie below training\.steps") as caught:
         Continuation(strategy=Random(), steps=40).check(history([]))
     assert caught.value.option == "steps"
+    with pytest.raises(OptionError, match=r"`warmup` must be at most `steps` \(12\)") as caught:
+        Continuation(strategy=Random(), warmup=13).check(history([]))
+    assert caught.value.option == "warmup"
     bare = history([], space={"training.learning_rate": FloatRange(1e-4, 1e-2)})
     with pytest.raises(OptionError, match="strategy continuation values a policy by the weights"):
         Continuation(strategy=Random()).check(bare)

@@ -27,6 +27,7 @@ from moalign.search.archive import Run
 from moalign.search.artifacts import ensure_base
 from moalign.search.driver import run_study
 from moalign.search.folders import RunFolder
+from moalign.strategies.kept import one_by_one, with_proposal
 from moalign.study import bundled
 from moalign.study.loading import load
 from moalign.study.study import Study
@@ -143,8 +144,16 @@ def run(planned: Planned, room: Room) -> dict[str, Any]:
     }
 
 
+PASSED_OVER: Final = 5
+"""Proposals in a row that take too many steps, after which no shorter one is expected."""
+
+
 class Within(Strategy):
-    """Proposes what another strategy does, while the steps of all trials stay within a number."""
+    """Proposes what another strategy does, while the steps of all trials stay within a number.
+
+    What takes more steps than there are left is passed over: the other strategy is asked again, as
+    if it ran.
+    """
 
     name = "within"
 
@@ -155,14 +164,17 @@ class Within(Strategy):
         self.corners_first = strategy.corners_first  # type: ignore[misc]
 
     def propose(self, history: History, n: int, seed: int) -> list[Proposal]:
-        """Return the other's proposals as long as they can be afforded; then none."""
-        made = [*history.made.values()]
-        found: list[Proposal] = []
-        for proposal in self.strategy.propose(history, n, seed):
-            if sum(_length(p, history) for p in [*made, *found, proposal]) > self.steps:
-                break
-            found.append(proposal)
-        return found
+        """Return the other's proposals that can be afforded."""
+        return one_by_one(history, n, lambda known: self._next(known, seed))
+
+    def _next(self, history: History, seed: int) -> Proposal | None:
+        left = self.steps - sum(_length(p, history) for p in history.made.values())
+        for _ in range(PASSED_OVER if left > 0 else 0):
+            proposal = next(iter(self.strategy.propose(history, 1, seed)), None)
+            if proposal is None or _length(proposal, history) <= left:
+                return proposal
+            history = with_proposal(history, proposal)
+        return None
 
 
 def _length(proposal: Proposal, history: History) -> int:

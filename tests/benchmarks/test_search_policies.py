@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from histories import history, params
 
 from benchmarks.search import policies, policies_numbers, policies_report
 from benchmarks.search.cells import Cell
 from benchmarks.search.part import MODES, Planned, Room, Row
 from moalign import plugins
+from moalign.components import Strategy
 from moalign.search import proposals
+from moalign.strategies.kept import with_proposal
 from moalign.study import bundled
 from moalign.study.loading import load
+from moalign.types import History, Proposal
 
 STUDY = """
 study: letters
@@ -286,3 +291,22 @@ def test_a_cell_is_a_search_by_the_driver(tmp_path: Path, room: Room):
     assert policies.run(planned, room) == found
     artifacts = tmp_path / "out" / "artifacts"
     assert sum(path.is_dir() for path in artifacts.iterdir()) == 1
+
+
+def test_what_cannot_be_afforded_is_passed_over():
+    class Two(Strategy):
+        """Proposes trials of 13 steps and of 5, by turns; asked anew, the same."""
+
+        name = "two"
+
+        def propose(self, history: History, n: int, seed: int) -> list[Proposal]:
+            steps = 13 if len(history.made) % 2 == 0 else 5
+            return [Proposal(params(0.5), steps=steps)]
+
+    known, lengths = replace(history([]), steps=13), []
+    within = policies.Within(Two(), 30)
+    while found := within.propose(known, 1, 0):
+        known = with_proposal(known, found[0])
+        lengths.append(found[0].steps)
+    assert lengths == [13, 5, 5, 5], "2 steps are left, and nothing is that short"
+    assert policies.Within(Two(), 30).propose(history([]), 3, 0)[2].steps == 5

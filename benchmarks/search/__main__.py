@@ -45,6 +45,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     out = Path("runs") / "benchmarks" / "search"
     parser.add_argument("--out", type=Path, default=out, help="where cells lie")
     parser.add_argument("--results", type=Path, default=table.RESULTS, help="for reports")
+    parser.add_argument("--name", help="of the report; default: the mode, the parts, or part")
     some = parser.add_argument_group("some of it, or other numbers")
     names = [part.name for part in PARTS]
     some.add_argument("--part", action="append", choices=names, help="may be repeated")
@@ -123,10 +124,11 @@ def main(given: list[str] | None = None) -> int:
     """Run what is asked for; return the exit status."""
     args = arguments(given)
     if args.report:
-        documents = [results.read(file) for file in args.report]
-        print(publish(results.merged(documents), args.results))
+        found = results.merged([results.read(file) for file in args.report])
+        print(publish(replace(found, mode=args.name or found.mode), args.results))
         return 0
     plan, name = planned(args)
+    name = args.name or name
     if args.plan:
         for cell in plan.cells():
             print(cell)

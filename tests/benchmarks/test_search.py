@@ -651,6 +651,10 @@ def test_documents_of_different_parts_become_one(tmp_path: Path) -> None:
     given = ["--report", *map(str, files), "--results", str(tmp_path / "out")]
     assert command.main(given) == 0
     assert (tmp_path / "out" / "2026-01-01-search-fronts-rungs.md").is_file()
+    assert command.main([*given, "--name", "mine"]) == 0
+    assert (tmp_path / "out" / "2026-01-01-search-mine.md").is_file()
+    args = command.arguments(["--quick", "--seeds", "0", "--name", "mine"])
+    assert args.name == "mine"
 
 
 def test_numbers_in_a_document_are_short() -> None:

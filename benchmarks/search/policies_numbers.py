@@ -5,7 +5,7 @@ N points, K objectives, W preferences. Values are in units of the objectives' bo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -97,15 +97,22 @@ def measures(row: Row, front: Front, points: int | None = None) -> dict[str, flo
         points: how many of its points count, the ones with most volume; None: all.
     """
     reference, preferences_WK = row.data["reference"], np.array(row.data["preferences"])
+    plain = mixed = front
     if points is not None:
-        few = most_volume(front.validation_NK, reference, points)
-        front = replace(front, validation_NK=front.validation_NK[few], test_NK=front.test_NK[few])
-    utilities_W = (taken(row, front) * preferences_WK).sum(1)
+        plain, mixed = (
+            _only(front, most_volume(front.validation_NK, reference, points, volume))
+            for volume in (pareto.hypervolume, pareto.hull_hypervolume)
+        )
     return {
-        "utility": float(utilities_W.mean()),
-        "volume": pareto.hypervolume(front.test_NK, reference),
-        "hull": pareto.hull_hypervolume(front.test_NK, reference),
+        "utility": float((taken(row, plain) * preferences_WK).sum(1).mean()),
+        "volume": pareto.hypervolume(plain.test_NK, reference),
+        "hull": pareto.hull_hypervolume(mixed.test_NK, reference),
     }
+
+
+def _only(front: Front, few: Sequence[int]) -> Front:
+    rows = list(few)
+    return replace(front, validation_NK=front.validation_NK[rows], test_NK=front.test_NK[rows])
 
 
 def taken(row: Row, front: Front) -> Floats:
@@ -115,12 +122,24 @@ def taken(row: Row, front: Front) -> Floats:
     return found
 
 
-def most_volume(values_NK: Floats, reference_K: Sequence[float], count: int) -> list[int]:
-    """Return the points that are taken one by one, each for the hypervolume it adds."""
+def most_volume(
+    values_NK: Floats,
+    reference_K: Sequence[float],
+    count: int,
+    volume: Callable[[Floats, Sequence[float]], float] = pareto.hypervolume,
+) -> list[int]:
+    """Return the points that are taken one by one, each for the volume it adds.
+
+    Args:
+        values_NK: of all points.
+        reference_K: where volume starts.
+        count: how many are taken.
+        volume: of some points, unmixed or mixed.
+    """
     taken: list[int] = []
     for _ in range(min(count, len(values_NK))):
         left = [n for n in range(len(values_NK)) if n not in taken]
-        volumes = [pareto.hypervolume(values_NK[[*taken, n]], reference_K) for n in left]
+        volumes = [volume(values_NK[[*taken, n]], reference_K) for n in left]
         taken.append(left[int(np.argmax(volumes))])
     return taken
 

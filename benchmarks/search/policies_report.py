@@ -60,8 +60,8 @@ def section(rows: Rows, default: str, pictures: Mapping[str, str]) -> list[str]:
         "points*: of both fronts as many as the smaller one has, taken one by one for the "
         "validation hypervolume they add, or where they are mixed, that of their mixtures. No "
         "objective has a threshold: some methods would keep to it, and the measures do not know "
-        "it. How far a warm start may fall behind and how long it warms up was chosen by looking at "
-        "`arithmetic`, seed 0.",
+        "it. How far a warm start may fall behind, and how long it warms up, was chosen by looking "
+        "at `arithmetic`, seed 0.",
     ]
     for bed in beds(rows):
         parts.append(f"### {bed}")

@@ -41,8 +41,8 @@ BEDS: Final[Mapping[str, Sequence[str]]] = {
     "full": (*WITH_FIDELITY, Curves.name),
 }
 
-BESIDE: Final = ("botorch", "random")
-"""Strategies beside the default: one that learns from stopped trials, and one from none."""
+BESIDE: Final = ("botorch", "gp", "random")
+"""Strategies beside the default: two that learn from stopped trials, and one from none."""
 
 TRIALS: Final = 24
 """As many trials in full as the steps are for."""

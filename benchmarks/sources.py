@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 
@@ -17,6 +18,7 @@ def digest(files: Iterable[Path]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+@cache  # entries share most of their files
 def code(source: bytes) -> str:
     """Return Python source without comments and without statements that are only a string."""
     tree = ast.parse(source)

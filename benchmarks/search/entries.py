@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+from functools import cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, Final
@@ -47,17 +48,18 @@ def source(catalogue: Catalogue, name: str) -> str:
     return digest(found)
 
 
-def _imported(source: bytes) -> list[Path]:
+@cache
+def _imported(source: bytes) -> tuple[Path, ...]:
     """Return the files of the strategies' shared code that a file imports."""
     names = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [
+    return tuple(
         Path(spec.origin)
         for name in names
         if name.startswith(SHARED) and (spec := _spec(name)) is not None and spec.origin
-    ]
+    )
 
 
 def _spec(name: str) -> ModuleSpec | None:

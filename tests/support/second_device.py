@@ -8,14 +8,13 @@ one other device that every build of PyTorch knows.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 AWAY: Final = torch.device("meta")
 _ATEN: Final = torch.ops.aten
@@ -120,7 +119,7 @@ def _is_away(device: Any) -> bool:
 
 
 def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    given = [*_tensors(args), *_tensors([*kwargs.values()])]
     away = [x for x in given if isinstance(x, Away)]
     home = [x for x in given if not isinstance(x, Away)]
     if any(x.device == AWAY for x in home):
@@ -133,14 +132,35 @@ def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     target = kwargs.get("device")
     if _is_away(target):
         kwargs = {**kwargs, "device": torch.device("cpu")}
-    found = func(*_here(args), **_here(kwargs))
+    named = {name: _mapped(_here, value) for name, value in kwargs.items()}
+    found = func(*_mapped(_here, args), **named)
     if func is _ATEN.copy_.default:
         return args[0]
     stays = not away if target is None else not _is_away(target)
     if stays or func is _ATEN._local_scalar_dense.default:
         return found
-    return return_and_correct_aliasing(func, args, kwargs, tree_map_only(Tensor, Away, found))
+    return return_and_correct_aliasing(func, args, kwargs, _mapped(Away, found))
 
 
-def _here(given: Any) -> Any:
-    return tree_map_only(Away, lambda x: x.here, given)
+def _here(tensor: Tensor) -> Tensor:
+    return tensor.here if isinstance(tensor, Away) else tensor
+
+
+# Each operator passes here: with PyTorch's own trees, which know any container, most of the time
+# of a step would go there.
+
+
+def _tensors(given: Sequence[Any]) -> Iterator[Tensor]:
+    for item in given:
+        if isinstance(item, Tensor):
+            yield item
+        elif isinstance(item, (list, tuple)):
+            yield from _tensors(item)
+
+
+def _mapped(function: Callable[[Tensor], Tensor], given: Any) -> Any:
+    if isinstance(given, Tensor):
+        return function(given)
+    if type(given) in (list, tuple):
+        return type(given)(_mapped(function, item) for item in given)
+    return given

@@ -55,7 +55,8 @@ def away(monkeypatch: pytest.MonkeyPatch):
 
 
 def letters_study(*overrides: str):
-    return load(letters.STUDY, "letters.yaml", CATALOGUE, [f"training.steps={STEPS}", *overrides])
+    short = (f"training.steps={STEPS}", "rollout={eager: {max_tokens: 3}}")
+    return load(letters.STUDY, "letters.yaml", CATALOGUE, [*short, *overrides])
 
 
 def begun(folder: Path, *overrides: str) -> Trial:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,9 +24,15 @@ def parameter(path: str, given: Any, names: Sequence[str]) -> Parameter:
         names: the training objectives, the axes of a simplex.
 
     Raises:
-        StudyError: an empty or inverted range, or a logarithm of something not positive.
+        StudyError: an empty or inverted range, a logarithm of something not positive, or equal
+            choices.
     """
     if isinstance(given, ChoicesSection):
+        for place, option in enumerate(given.choices):
+            if option in given.choices[:place]:  # true equals 1, also to strategies
+                twin = given.choices[given.choices.index(option)]
+                found = f"{json.dumps(twin)} and {json.dumps(option)}"
+                raise StudyError(f"search.space {path}: choices must differ; found {found}")
         return Choice(tuple(given.choices))
     if not isinstance(given, RangeSection):
         return Simplex(tuple(names))

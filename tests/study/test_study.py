@@ -282,6 +282,11 @@ MISTAKES = [
     ("reward: one}", "reward: [one]}", "key objectives.first.reward"),
     ("weighting.preference: simplex", "weighting.rate: simplex", "has no preference called 'rate'"),
     ("low: 1.0e-4", "low: 1.0e-2", "low must be below high; found 0.01 and 0.001"),
+    (
+        "weighting.preference: simplex",
+        "training.prompts: {choices: [1, 2, true]}",
+        "choices must differ; found 1 and true",
+    ),
     ("low: 1.0e-4", "low: -1.0", "a logarithmic range starts above 0; found -1.0"),
     ("training.learning_rate: {low", "training.learning_rat: {low", "no such key"),
     ("training.learning_rate: {low", "search.trials: {low", "does not change what a trial learns"),

@@ -7,7 +7,9 @@ Every arm runs the same trials, of equal length, each worker with one torch thre
 its own. Arms take turns: a block has each of them once, and a ratio is of two arms of one block.
 Rates are of the steady state: for each worker from the end of its first trial (so imports, the base
 policy and its measurement are over) to that of its last one while all others were busy, added up.
-Needs as many idle cores as there are workers, and `pip install 'moalign[ray]'` for `ray`.
+What the machine allows is measured beside them: studies in processes that know nothing of each
+other, without an executor. Needs as many idle cores as there are workers, and
+`pip install 'moalign[ray]'` for `ray`.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ from moalign.types import StepEvent
 
 GOAL = 1.8  # two workers over one
 WORKERS = (1, 2)
+SEPARATE = "separate"
+"""Not an executor: as many studies as there are workers elsewhere, all at the same time."""
 TITLE = "Trials per hour with two workers over one"
 
 
@@ -71,6 +75,9 @@ class Clock:
     @hookimpl
     def moalign_step_ended(self, event: StepEvent) -> None:
         """Note who runs a trial."""
+        if self.executor.name == "local":
+            self.on[event.trial] = os.getpid()
+            return
         for worker in self.executor._workers:
             if worker.task is not None and worker.task.trial == event.trial:
                 self.on[event.trial] = self._pid(worker)
@@ -81,7 +88,8 @@ class Clock:
         assert outcome == "finished", outcome
         me = psutil.Process()
         used, others = me.cpu_times(), 0.0
-        workers = {self._pid(worker) for worker in self.executor._workers if worker.ready}
+        running = () if self.executor.name == "local" else self.executor._workers
+        workers = {self._pid(worker) for worker in running if worker.ready}
         for process in me.children(recursive=True):
             try:
                 spent = process.cpu_times()
@@ -114,12 +122,13 @@ def run_arm(args: argparse.Namespace, executor: str, workers: int, folder: Path)
     """Run a study in this process."""
     quiet_libraries()
     text, source = bundled.read(args.study)
+    asked = "local" if executor == SEPARATE else f"{{{executor}: {{workers: {workers}}}}}"
     given = [
-        f"executor={{{executor}: {{workers: {workers}}}}}",
+        f"executor={asked}",
         "training.threads=1",
         f"training.steps={args.steps}",
         f"training.warmup={min(5, args.steps)}",
-        f"search.trials={args.trials}",
+        f"search.trials={args.trials // 2 if executor == SEPARATE else args.trials}",
         "search.strategy=random",  # proposes the same trials, whatever is known
         "search.rungs=[]",
         *args.set,
@@ -134,14 +143,33 @@ def run_arm(args: argparse.Namespace, executor: str, workers: int, folder: Path)
 
 
 def measured(args: argparse.Namespace, executor: str, workers: int, block: int) -> Arm:
-    """Return what an arm measured: now, in another process, or when it was measured before."""
+    """Return what an arm measured: now, in other processes, or when it was measured before."""
+    apart = workers if executor == SEPARATE else 1
     name = f"{executor}-{workers}-{block}"
-    file = args.out / f"{name}.json"
-    if not file.is_file():
-        command = [sys.executable, __file__, *sys.argv[1:], "--arm", executor, str(workers), name]
+    files = [args.out / f"{name}-{n}.json" for n in range(apart)]
+    if not all(file.is_file() for file in files):
+        command = [sys.executable, __file__, *sys.argv[1:], "--arm", executor]
         print(name, flush=True)
-        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    return Arm(**json.loads(file.read_text()))
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        started = [
+            subprocess.Popen([*command, str(workers // apart), file.stem], env=environment)
+            for file in files
+        ]
+        for process in started:
+            if process.wait():
+                raise SystemExit(f"{name} ended with status {process.returncode}")
+    return together([Arm(**json.loads(file.read_text())) for file in files])
+
+
+def together(arms: list[Arm]) -> Arm:
+    """Return as one what was measured at the same time."""
+    return Arm(
+        hourly=sum(arm.hourly for arm in arms),
+        driver=0.0 if len(arms) > 1 else arms[0].driver,
+        others=sum(arm.others for arm in arms),
+        seconds=max(arm.seconds for arm in arms),
+        trials=sum(arm.trials for arm in arms),
+    )
 
 
 def spread(values: list[float], places: int) -> str:
@@ -163,7 +191,7 @@ def ratio(pairs: list[tuple[float, float]]) -> tuple[float, str]:
 def main() -> None:
     """Run all arms, block by block, and write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--executors", nargs="+", default=["processes", "ray"])
+    parser.add_argument("--executors", nargs="+", default=["processes", "ray", SEPARATE])
     parser.add_argument("--study", default="restaurants")
     parser.add_argument("--steps", type=int, default=20, help="of a trial")
     parser.add_argument("--trials", type=int, default=14, help="of an arm")
@@ -174,8 +202,9 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="print the table, and write none")
     parser.add_argument("--arm", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.trials < 3 * max(WORKERS):
-        parser.error(f"--trials {args.trials}: a steady state needs {3 * max(WORKERS)} at least")
+    least = 3 * max(WORKERS)
+    if args.trials < least:
+        parser.error(f"--trials {args.trials}: a steady state needs {least} at least")
     args.out.mkdir(parents=True, exist_ok=True)
     if args.arm:
         executor, workers, name = args.arm
@@ -189,22 +218,23 @@ def main() -> None:
         for executor, workers in order[turn:] + order[:turn]:
             arm = measured(args, executor, workers, block)
             arms.setdefault((executor, workers), []).append(arm)
-    rows, ratios = [], []
+    rows, gains = [], {}
     for executor in args.executors:
         for workers in WORKERS:
             told = arms[executor, workers]
             shares = [[100 * arm.driver for arm in told], [100 * arm.others for arm in told]]
             rows.append(
                 [executor, workers, spread([arm.hourly for arm in told], 0)]
-                + [spread(share, 1) for share in shares]
+                + [spread(share, 1) if executor != SEPARATE else "" for share in shares]
                 + [f"{statistics.mean(arm.seconds for arm in told):.0f}", told[0].trials]
             )
-        pairs = [
-            (one.hourly, two.hourly)
-            for one, two in zip(*(arms[executor, workers] for workers in WORKERS), strict=True)
-        ]
+        one, two = (arms[executor, workers] for workers in WORKERS)
+        gains[executor] = [(a.hourly, b.hourly) for a, b in zip(one, two, strict=True)]
+    ratios = []
+    for executor, pairs in gains.items():
         gain, interval = ratio(pairs)
-        ratios.append([executor, f"{gain:.2f}", interval, "yes" if gain >= GOAL else "no"])
+        met = "" if executor == SEPARATE else "yes" if gain >= GOAL else "no"
+        ratios.append([executor, f"{gain:.2f}", interval, met])
     header = [
         "executor",
         "workers",
@@ -221,6 +251,10 @@ def main() -> None:
         markdown(["executor", "two over one", "95 % interval", "goal met"], ratios),
         markdown(header, rows),
     ]
+    if SEPARATE in gains:
+        parts[0] += (
+            f" Under `{SEPARATE}`, studies that know nothing of each other: what the cores allow."
+        )
     if args.dry:
         print("\n\n".join(parts))
     else:

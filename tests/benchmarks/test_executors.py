@@ -42,3 +42,10 @@ def test_a_ratio_is_of_arms_side_by_side(executors: ModuleType) -> None:
     low, high = map(float, interval.split(" to "))
     assert low < gain < high
     assert executors.ratio([(100.0, 190.0)]) == (pytest.approx(1.9), "?")
+
+
+def test_studies_in_separate_processes_are_one_arm(executors: ModuleType) -> None:
+    one, two = executors.Arm(100.0, 1.0, 0.0, 70.0, 6), executors.Arm(90.0, 0.9, 0.0, 80.0, 6)
+    both = executors.together([one, two])
+    assert (both.hourly, both.seconds, both.trials) == (190.0, 80.0, 12)
+    assert executors.together([one]) == one

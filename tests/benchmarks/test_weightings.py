@@ -102,9 +102,9 @@ def test_only_the_measure_of_noise_has_other_random_numbers(quick: plan.Plan) ->
 
 def test_a_variant_differs_from_its_weighting_in_what_it_says(quick: plan.Plan) -> None:
     ground = quick.grounds["arithmetic"]
-    calm, faster = (ground.entry(label).options for label in ("lagrangian", plan.FASTER))
-    assert calm == {"primary": "accuracy"}
-    assert faster == {"primary": "accuracy", **plan.MULTIPLIERS}
+    usual, undamped = (ground.entry(label).options for label in ("lagrangian", plan.UNDAMPED))
+    assert usual == {"primary": "accuracy"}
+    assert undamped == {"primary": "accuracy", "proportional": 0.0}
     usual, scores = (ground.entry(label) for label in ("prompt-adapter", "prompt-adapter, scores"))
     assert usual.options == {"blend": 0.5, "targets": "margins", "floor": 0.05}
     assert scores.options == {"blend": 0.5, "targets": "scores", "floor": 0.0}

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from moalign.types import Objective, Step
 
+DAMPING: Final = 10.0
+"""Proportional gain of squashed multipliers: a shortfall of .1 moves c from .50 to .73 at once."""
+
 EDGE: Final = 1e-3
 """How close a squashed multiplier may come to its ends: there its slope is 0, and it is stuck."""
 
@@ -70,11 +73,13 @@ class Lagrangian(Constrained):
     - ``projected``: c = u, s = 1, kept in [0, maximum], for `equal` in [-maximum, maximum].
       A = (A_primary + sum c_i A_i) / (1 + sum |c|).
 
-    Proportional and derivative terms damp the oscillation of a plain integral. ``rise_i = max(J_i
-    before - J_i, 0) / (hi_i - lo_i)`` answers a fall of the objective before it has violated
-    anything (for `equal`: the change, of either sign; 0 at the first step). They add to c and never
-    to u: each batch that the objective applies to replaces those of the one before. c and u are
-    kept in the same limits, so that u never winds up.
+    Proportional and derivative terms damp the oscillation of a plain integral, which in a trial of
+    some dozens of steps has hardly moved yet, or swings where its rate is high (the default gain
+    was chosen on a seed that `benchmarks/weightings` does not compare). ``rise_i = max(J_i before -
+    J_i, 0) / (hi_i - lo_i)`` answers a fall of the objective before it has violated anything (for
+    `equal`: the change, of either sign; 0 at the first step). They add to c and never to u: each
+    batch that the objective applies to replaces those of the one before. c and u are kept in the
+    same limits, so that u never winds up.
 
     ``updates: minibatch`` moves u before every mini-batch of every epoch, each time by the e_i of
     the whole batch.
@@ -91,9 +96,9 @@ class Lagrangian(Constrained):
     Source:
         ``squashed``: "Confronting Reward Model Overoptimization with Constrained RLHF", arXiv
         2310.04373: mu-PPO with thresholds, xi-PPO with targets; primary is there the `kl` reward.
-        Published: ``updates: minibatch``. Differs: J over the batch, not the mini-batch; moved
-        before a mini-batch, not after; violations in units of the bounds and not clipped to a
-        gradient norm of 0.5; u starts at 0, not at a random number near it.
+        Published: ``updates: minibatch, proportional: 0``. Differs: J over the batch, not the
+        mini-batch; moved before a mini-batch, not after; violations in units of the bounds and not
+        clipped to a gradient norm of 0.5; u starts at 0, not at a random number near it.
         ``log``: PPO-Lagrangian of "Safe RLHF", arXiv 2310.12773, for N constraints. Published:
         ``momentum: 0, window: 128``. Differs: a floor; a batch of more than `window` completions
         counts as a whole.
@@ -104,7 +109,8 @@ class Lagrangian(Constrained):
 
     When to use it:
         "As good as possible, but at least this clear." Thresholds are easier to know than weights.
-        Iterates oscillate around the solution; their average converges.
+        Iterates oscillate around the solution, less so with a proportional gain; their average
+        converges.
 
     Cost:
         None.
@@ -141,7 +147,7 @@ class Lagrangian(Constrained):
         multiplier: Literal["squashed", "log", "projected"] = "squashed",
         learning_rate: Annotated[float, Ge(0)] = 0.1,
         momentum: Annotated[float, Ge(0), Lt(1)] = 0.1,
-        proportional: Annotated[float, Ge(0)] = 0.0,
+        proportional: Annotated[float, Ge(0)] | None = None,
         derivative: Annotated[float, Ge(0)] = 0.0,
         updates: Literal["step", "minibatch"] = "step",
         window: Annotated[int, Ge(1)] | None = None,
@@ -159,9 +165,11 @@ class Lagrangian(Constrained):
                 and a note says so; one above them is refused.
             equal: targets in raw units, by objective, that are to be met exactly.
             multiplier: the form of the multipliers.
-            learning_rate: of u, the gain of the integral; 0 keeps the initial multipliers.
+            learning_rate: of u, the gain of the integral; 0 keeps u, and without the two terms
+                below the initial multipliers.
             momentum: of u.
-            proportional: gain of the present shortfall, in units of u.
+            proportional: gain of the present shortfall, in units of u; default 10 squashed, 0
+                otherwise.
             derivative: gain of its rise since the last batch that the objective applied to.
             updates: whether u moves once per step or before every mini-batch.
             window: completions, the latest, over which J is averaged; null: this batch.
@@ -177,7 +185,8 @@ class Lagrangian(Constrained):
         self.multiplier = multiplier
         self.learning_rate = learning_rate
         self.momentum = momentum
-        self.proportional = proportional
+        default = DAMPING if multiplier == "squashed" else 0.0
+        self.proportional = default if proportional is None else proportional
         self.derivative = derivative
         self.updates = updates
         self.window = window

@@ -26,7 +26,7 @@ from moalign.testing.steps import make_batch, make_objectives, make_step
 from moalign_plugins.weightings.lagrangian import PATIENCE, Lagrangian
 
 NAN = float("nan")
-HOLD = {"learning_rate": 0.0}
+HOLD = {"learning_rate": 0.0, "proportional": 0.0}
 ONE_ROW = make_batch(prompts=1, group=1)
 
 
@@ -53,7 +53,7 @@ def test_squashed_weights_sum_to_the_number_of_constraints():
 
 def test_squashed_step_by_hand():
     # u0 = 0; u1 = -.1 * .25 * (.2 - .6) = .01; then v = .1 v + slope * d.
-    weighting = Lagrangian(primary="a")
+    weighting = Lagrangian(primary="a", proportional=0.0)
     found = weighting.weigh(step_of({"a": 0.5, "b": 0.2}, b=0.6))
     first = 1 / (1 + math.exp(-0.01))
     assert found.metrics["multiplier/b"] == pytest.approx(first)
@@ -62,6 +62,15 @@ def test_squashed_step_by_hand():
     velocity = 0.1 * (0.25 * -0.4) + first * (1 - first) * 0.1
     second = 1 / (1 + math.exp(-(0.01 - 0.1 * velocity)))
     assert found.metrics["multiplier/b"] == pytest.approx(second)
+
+
+def test_squashed_multipliers_answer_a_shortfall_at_once():
+    found = Lagrangian(primary="a").weigh(step_of({"a": 0.5, "b": 0.2}, b=0.3))
+    u = 0.1 * 0.25 * 0.1
+    expected = 1 / (1 + math.exp(-(u + 10 * 0.1)))
+    assert found.metrics["multiplier/b"] == pytest.approx(expected)
+    for multiplier in ("log", "projected"):
+        assert Lagrangian(primary="a", multiplier=multiplier).proportional == 0
 
 
 def test_log_multiplier_golden_values():
@@ -112,7 +121,7 @@ def toy_step(objectives, *scores):
 
 @pytest.mark.parametrize("target", [0.5, -0.3])
 def test_equal_meets_its_target_from_both_sides(target):
-    x, c = climb(Lagrangian(primary="a", equal={"b": target}, learning_rate=1.0))
+    x, c = climb(Lagrangian(primary="a", equal={"b": target}, learning_rate=1.0, proportional=0.0))
     assert x == pytest.approx(target, abs=1e-5)
     assert c == pytest.approx(target / (1 + target), abs=1e-5)
 
@@ -171,7 +180,8 @@ def test_without_constraints_only_the_primary_objective_is_left():
 @pytest.mark.parametrize("multiplier", ["squashed", "log", "projected"])
 def test_a_threshold_out_of_reach_saturates_and_says_so(multiplier):
     rate = 5.0 if multiplier == "squashed" else 0.5
-    weighting = Lagrangian(primary="a", multiplier=multiplier, learning_rate=rate)
+    gains = {"learning_rate": rate, "proportional": 0.0}
+    weighting = Lagrangian(primary="a", multiplier=multiplier, **gains)
     counts = []
     step = step_of({"a": 0.5, "b": 0.0}, b=1.0)
     for _ in range(400):
@@ -230,7 +240,7 @@ def test_violations_are_in_units_of_the_bounds():
     assert found[1].metrics["violation/b"] == pytest.approx(20.0)
     bare = [dataclasses.replace(o, bounds=None) for o in raw]
     unbounded = Lagrangian(primary="a").weigh(make_step(large.scores_PGK, objectives=bare))
-    assert unbounded.metrics["multiplier/b"] == pytest.approx(1 / (1 + math.exp(-0.5)))
+    assert unbounded.metrics["multiplier/b"] == pytest.approx(0.999)  # 10 violations of 20
 
 
 def test_a_batch_without_the_objective_moves_nothing():
@@ -376,7 +386,7 @@ def test_the_derivative_answers_a_rise_only_where_a_rise_is_no_violation():
 def test_a_batch_without_the_objective_keeps_both_terms():
     """They are of the last batch with it, and so is what the next change is measured from."""
     options = {"primary": "a", "multiplier": "projected", "proportional": 1.0, "derivative": 2.0}
-    weighting = Lagrangian(**options, **HOLD)
+    weighting = Lagrangian(**options, learning_rate=0.0)
     # Short of .5 by .1 and fallen by .1; nothing known; fallen by .1 once more.
     found = multipliers_of(weighting, [0.5, 0.4, NAN, NAN, 0.3])
     assert found == pytest.approx([0.0, 0.3, 0.3, 0.3, 0.4])
@@ -420,7 +430,8 @@ def test_per_minibatch_it_moves_before_each(multiplier):
     each, once = Lagrangian(updates="minibatch", **options), Lagrangian(**options)
     step = step_of({"a": 0.5, "b": 0.1}, b=0.6)
     at_first = each.weigh(step)
-    start = {"squashed": 0.5, "log": 1.0, "projected": 0.0}[multiplier]
+    at_once = 1 / (1 + math.exp(-10 * 0.5))  # by the proportional gain, before u moves
+    start = {"squashed": at_once, "log": 1.0, "projected": 0.0}[multiplier]
     assert at_first.metrics["multiplier/b"] == pytest.approx(start)
     for _ in range(4):
         expected, found = once.weigh(step), each.update_minibatch(step)
@@ -485,7 +496,7 @@ def test_before_the_delay_is_over_nothing_moves():
 
 
 def test_it_aims_where_it_is_told():
-    weighting = Lagrangian(primary="a", equal={"c": 0.3}, derivative=5.0)
+    weighting = Lagrangian(primary="a", equal={"c": 0.3}, proportional=0.0, derivative=5.0)
     step = step_of({"a": 0.5, "b": 0.5, "c": 0.5}, b=0.5)
     plain = [(c.name, c.target, c.equal) for c in weighting.constraints(step.objectives)]
     assert plain == [("b", 0.5, False), ("c", 0.3, True)]

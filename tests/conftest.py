@@ -6,6 +6,7 @@ Processes that tests start inherit them. Below: what tests have to know of each 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import sys
 import tempfile
@@ -49,27 +50,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 # --- tests that need the machine for themselves ---------------------------------------------------
 
-LOCKS = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node: Any) -> None:
-    """Tells each of pytest-xdist's workers where their locks are."""
-    if LOCKS not in node.config.stash:
-        node.config.stash[LOCKS] = tempfile.TemporaryDirectory(prefix="moalign-tests-")
-    node.workerinput["locks"] = node.config.stash[LOCKS].name
+# Shared by all that test this checkout at the same time: pytest-xdist's workers, and `make test`
+# beside `make test-extras`.
+_CHECKOUT = hashlib.sha256(__file__.encode()).hexdigest()[:8]
+LOCKS = Path(tempfile.gettempdir(), f"moalign-tests-{os.getuid()}-{_CHECKOUT}")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Runs a test marked `alone` while no other worker runs any; its timeout begins then."""
-    given = getattr(item.config, "workerinput", {}).get("locks")
-    if given is None:
-        return (yield)
+    """Runs a test marked `alone` while nobody else runs any; its timeout begins then."""
+    LOCKS.mkdir(mode=0o700, exist_ok=True)
     kind = fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH
-    with open(Path(given, "room"), "ab") as room:
+    with open(LOCKS / "room", "ab") as room:
         # Who waits for the room lets nobody else in, so that it becomes empty.
-        with open(Path(given, "door"), "ab") as door, locked(door, fcntl.LOCK_EX):
+        with open(LOCKS / "door", "ab") as door, locked(door, fcntl.LOCK_EX):
             fcntl.flock(room, kind)
         try:
             return (yield)

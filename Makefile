@@ -16,9 +16,11 @@ EXTRAS := .venv/.installed-extras
 SOURCES := Makefile pyproject.toml setup.py constraints.txt
 PIP := .venv/bin/python -m pip install --no-input --disable-pip-version-check --no-compile \
   -c constraints.txt
-# pip compiles file by file, this on every core. Some packages carry templates that are no Python,
-# and it complains of these; what is needed is compiled at import in any case.
-COMPILE := .venv/bin/python -m compileall -qq -j 0 .venv/lib || true
+# pip compiles file by file, this on every core, but for what hardly anybody imports. Some packages
+# carry templates that are no Python, and it complains of these; what is needed is compiled at import
+# in any case.
+RARE := /tests/|/ray/rllib/|/transformers/models/(?!auto|gpt2|llama|qwen)
+COMPILE := .venv/bin/python -m compileall -qq -j 0 -x '$(RARE)' .venv/lib || true
 
 .PHONY: help pareto test test-extras lint docs clean
 .DELETE_ON_ERROR:

@@ -202,12 +202,14 @@ def test_a_worker_killed_in_a_segment_changes_nothing(
 
 
 @needs_proc
-@pytest.mark.alone
 @pytest.mark.e2e
 def test_a_driver_killed_in_training_goes_on_to_the_same_archive(
     files: list[Path], folder: Path, whole: dict[str, Any]
 ) -> None:
-    """Once: ``tests/search/test_faults.py`` kills drivers, which train nothing, at many moments."""
+    """Once: ``tests/search/test_faults.py`` kills drivers, which train nothing, at many moments.
+
+    There it is measured how soon workers end, too.
+    """
     command = [sys.executable, "-c", DRIVER, STUDY, str(folder / "run"), str(files[0])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         told = [process.stdout.readline() for _ in range(9)]  # of 20 steps at least
@@ -215,7 +217,7 @@ def test_a_driver_killed_in_training_goes_on_to_the_same_archive(
     assert process.returncode == -signal.SIGKILL
     workers = [int(pid) for pid in told[-1].split()]
     assert workers
-    assert ended_within(5.0, workers)
+    assert ended_within(30.0, workers)
     assert read(RunFolder(folder / "run")).closed is None
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     assert everything(read(RunFolder(folder / "run"))) == whole

@@ -155,9 +155,9 @@ def measured(args: argparse.Namespace, executor: str, workers: int, block: int) 
             subprocess.Popen([*command, str(workers // apart), file.stem], env=environment)
             for file in files
         ]
-        for process in started:
-            if process.wait():
-                raise SystemExit(f"{name} ended with status {process.returncode}")
+        ended = [process.wait() for process in started]
+        if any(ended):
+            raise SystemExit(f"{name} ended with status {max(ended, key=abs)}")
     return together([Arm(**json.loads(file.read_text())) for file in files])
 
 
